@@ -1,0 +1,36 @@
+"""MedicalSAM3Lib: segment medical volumes and images by typed concepts, with SAM3.
+
+    from MedicalSAM3Lib import load_model, read_volume, segment
+
+    result = segment(read_volume("ct.nii.gz"), ["liver", "left kidney"], load_model("tiny"))
+
+Importing the package loads neither torch nor transformers; the first use of a name does what it needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "segment": "pipeline",
+    "load_model": "registry",
+    "read_volume": "files",
+    "write_segmentation": "files",
+    "SegmentSettings": "config",
+    "Volume": "structures",
+    "Segmentation": "structures",
+    "Finding": "structures",
+    "Cancelled": "errors",
+    "MedicalSAM3Error": "errors",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> object:
+    """Find a public name in its module on first use (PEP 562), so that import stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'MedicalSAM3Lib' has no attribute '{name}'")
+    return getattr(import_module(f"MedicalSAM3Lib.{_HOMES[name]}"), name)

@@ -1,0 +1,96 @@
+"""The one settings type. CLI flags, server requests, the Slicer panel and batch hashes are this."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from MedicalSAM3Lib.errors import SettingsError
+
+WINDOW_PRESETS_HU: dict[str, tuple[float, float]] = {
+    "soft": (-160.0, 240.0),
+    "lung": (-1350.0, 150.0),
+    "bone": (-450.0, 1050.0),
+}
+"""Lower and upper end in Hounsfield units; level/width: soft 40/400, lung -600/1500, bone 300/1500."""
+
+
+class SegmentSettings(BaseModel):
+    """How to segment. Frozen, validated on construction, saved with every result.
+
+    Attributes:
+        device: "auto", "cpu", "mps", "cuda" or "cuda:N".
+        speed: "exact" computes in fp32; "balanced" in bf16 where the device is faster with it;
+            "fast" as "balanced" until a faster path with a measured cost is there.
+        window: "auto" (the model's own), a preset of ``WINDOW_PRESETS_HU``, or "LO,HI".
+        axis: Slices across 0 = left-right (sagittal), 1 = front-back (coronal), 2 = head-foot (axial)
+            of the patient; "auto" lets the model and the volume's spacing decide; "all" votes.
+        slices: Half-open range of slices along the axis, in the input's own numbering.
+        roi: Half-open voxel box ``(i0, i1, j0, j1, k0, k1)`` of the input; outside nothing is found.
+        rule: "union" of confident instances and the semantic map, or the paper's "top1".
+        mode: "detect" (every slice by itself), "track", or "fuse" (both merged).
+        overlap: "exclusive" gives a voxel to its most confident concept, "keep" lets masks overlap.
+        instances: Keep the objects of a concept apart as segments of their own.
+        presence_threshold: Overrides the model's calibrated threshold (0..1).
+        memory_budget_gb: Memory for cached features; None = from the machine.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    speed: Literal["fast", "balanced", "exact"] = "balanced"
+    window: str = "auto"
+    axis: Literal["auto", "0", "1", "2", "all"] = "auto"
+    slices: tuple[int, int] | None = None
+    roi: tuple[int, int, int, int, int, int] | None = None
+    rule: Literal["union", "top1"] = "union"
+    mode: Literal["detect", "track", "fuse"] = "detect"
+    overlap: Literal["exclusive", "keep"] = "exclusive"
+    instances: bool = False
+    presence_threshold: float | None = Field(default=None, ge=0.0, le=1.0)
+    memory_budget_gb: float | None = Field(default=None, gt=0.0)
+
+    @field_validator("window")
+    @classmethod
+    def _window_is_known(cls, window: str) -> str:
+        if window == "auto" or window in WINDOW_PRESETS_HU:
+            return window
+        try:
+            low, high = (float(end) for end in window.split(","))
+        except ValueError:
+            low, high = 0.0, 0.0
+        if not low < high < float("inf") or low == float("-inf"):
+            presets = ", ".join(["auto", *WINDOW_PRESETS_HU])
+            raise ValueError(f"expected {presets} or LO,HI with LO < HI, got '{window}'")
+        return window
+
+    @field_validator("slices")
+    @classmethod
+    def _range_is_not_empty(cls, slices: tuple[int, int] | None) -> tuple[int, int] | None:
+        if slices is not None and not 0 <= slices[0] < slices[1]:
+            raise ValueError(f"expected A:B with 0 <= A < B, got {slices[0]}:{slices[1]}")
+        return slices
+
+    @field_validator("roi")
+    @classmethod
+    def _box_is_not_empty(cls, roi: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if roi is not None and not all(0 <= low < high for low, high in zip(roi[::2], roi[1::2], strict=True)):
+            raise ValueError(f"expected i0,i1,j0,j1,k0,k1 with 0 <= start < end, got {roi}")
+        return roi
+
+    def digest(self) -> str:
+        """SHA-256 over all settings that change the result; equal settings give equal digests."""
+        return hashlib.sha256(self.model_dump_json(exclude={"device"}).encode()).hexdigest()
+
+
+def make_settings(**values: object) -> SegmentSettings:
+    """Build settings; a wrong value raises ``SettingsError`` with one readable line."""
+    try:
+        return SegmentSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{name}: {message}.") from error

@@ -1,0 +1,65 @@
+"""Every error that this library raises on purpose.
+
+Each message says what was expected, what came and what to do, in one line that can be shown to a
+clinician as it stands. It never holds a patient's name, an identifier or image content.
+
+    MedicalSAM3Error
+    |-- InputError          the image, the folder or the mask cannot be used      exit code 2
+    |-- GeometryError       the image's axes cannot be trusted (an InputError)    exit code 2
+    |-- PromptError         the typed concept cannot be used                      exit code 2
+    |-- SettingsError       a setting, or two that contradict each other          exit code 2
+    |-- OutputError         the result cannot be written there                    exit code 2
+    |-- WeightsError        a checkpoint or a model folder is not what it claims  exit code 3
+    |-- RunError            the computation itself failed                         exit code 3
+    `-- Cancelled           the caller asked for the end; not a fault             exit code 130
+"""
+
+from __future__ import annotations
+
+
+class MedicalSAM3Error(Exception):
+    """Base of all errors raised on purpose; ``exit_code`` is what the command line returns."""
+
+    exit_code = 3
+
+
+class InputError(MedicalSAM3Error):
+    """The input cannot be read or used."""
+
+    exit_code = 2
+
+
+class GeometryError(InputError):
+    """The axes of the image are sheared, singular or not finite."""
+
+
+class PromptError(MedicalSAM3Error):
+    """A concept is empty, too long for the text encoder, or asked for twice."""
+
+    exit_code = 2
+
+
+class SettingsError(MedicalSAM3Error):
+    """A setting is out of range, or two settings contradict each other."""
+
+    exit_code = 2
+
+
+class OutputError(MedicalSAM3Error):
+    """The result cannot be written where it was asked to be."""
+
+    exit_code = 2
+
+
+class WeightsError(MedicalSAM3Error):
+    """A checkpoint or a model folder is damaged, incomplete, or of another kind."""
+
+
+class RunError(MedicalSAM3Error):
+    """The computation failed after its input had been accepted."""
+
+
+class Cancelled(MedicalSAM3Error):
+    """Raised by a progress callable to stop a run; nothing is left behind."""
+
+    exit_code = 130

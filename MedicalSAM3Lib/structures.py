@@ -1,0 +1,135 @@
+"""The typed values that pass between the stages. NumPy only: importing this loads no torch.
+
+Axes and frames, here and everywhere:
+
+    kji     array order of a volume: slice, row, column (``array[k, j, i]``)
+    ijk     the same indices in the order of SimpleITK and Slicer
+    LPS     patient frame in mm: +x Left, +y Posterior, +z Superior (DICOM, ITK)
+    N S     slices of a stack, side of the square model input in pixels
+    P Q     concepts (phrases), object queries
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+State = Literal["found", "not_found", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """An image in patient space. A 2D image is a volume of one slice.
+
+    Attributes:
+        array: float32 ``(K, J, I)``, or ``(K, J, I, 3)`` for colour (0..255). All values finite.
+        ijk_to_lps: float64 ``(4, 4)``, voxel index (i, j, k, 1) to mm in LPS.
+        modality: DICOM code ("CT", "MR", "PT", ...), "RGB" or "GREY" for photographs, "" if unknown.
+        is_2d: True for a photograph, a pathology tile or a single frame.
+        name: A name for messages and files, without anything that identifies a patient.
+    """
+
+    array: np.ndarray
+    ijk_to_lps: np.ndarray
+    modality: str = ""
+    is_2d: bool = False
+    name: str = "volume"
+
+    @property
+    def shape_kji(self) -> tuple[int, int, int]:
+        """Number of slices, rows and columns, without the colour axis."""
+        k, j, i = self.array.shape[:3]
+        return int(k), int(j), int(i)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between voxel centres along i, j and k, in mm."""
+        i, j, k = np.linalg.norm(self.ijk_to_lps[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(abs(np.linalg.det(self.ijk_to_lps[:3, :3]))) / 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """Coded terminology of a concept, each ``scheme^value^meaning`` or empty when unknown."""
+
+    category: str = ""
+    type: str = ""
+    modifier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The answer to one asked concept. There is exactly one for each, whatever happened.
+
+    Attributes:
+        phrase: The concept as it was typed.
+        concept_id: Its id in ``Resources/concepts.csv``, or "" for free text.
+        state: "found", "not_found" or "failed"; ``reason`` says why when it is not "found".
+        presence: Calibrated probability (0..1) that the concept is in the volume; None if failed.
+        confidence: Mean score (0..1) of the voxels of the mask; None unless found.
+        voxels, volume_ml: Size of the final mask, 0 unless found.
+        slice_range: First and last slice of the mask, 0-based, inclusive, along ``axis`` of the input.
+        review_slices: Slices that a person should look at, in the input's own numbering.
+        instances: Number of separate objects, 0 unless found.
+        colour: RGB, 0..255.
+        layer, label: Where the mask lies in ``Segmentation.layers``; (-1, 0) unless found.
+    """
+
+    phrase: str
+    state: State
+    concept_id: str = ""
+    reason: str = ""
+    presence: float | None = None
+    confidence: float | None = None
+    voxels: int = 0
+    volume_ml: float = 0.0
+    slice_range: tuple[int, int] | None = None
+    review_slices: tuple[int, ...] = ()
+    instances: int = 0
+    colour: tuple[int, int, int] = (128, 174, 128)
+    codes: Codes = field(default_factory=Codes)
+    layer: int = -1
+    label: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """Masks on the grid of the input, and a finding per asked concept.
+
+    Attributes:
+        layers: uint16 label maps ``(K, J, I)``. One layer when concepts exclude each other;
+            overlapping masks lie in further layers, as in a ``.seg.nrrd``.
+        ijk_to_lps: The input's own, unchanged.
+        findings: In the order in which the concepts were asked.
+    """
+
+    layers: tuple[np.ndarray, ...]
+    ijk_to_lps: np.ndarray
+    findings: tuple[Finding, ...]
+
+    def mask_kji(self, finding: Finding) -> np.ndarray:
+        """Boolean mask ``(K, J, I)`` of one finding; all False unless it was found."""
+        if finding.layer < 0:
+            return np.zeros(self.layers[0].shape, dtype=bool)
+        return self.layers[finding.layer] == finding.label
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a run has done so far: ``done`` of ``total`` slices of ``stage``."""
+
+    stage: str
+    done: int
+    total: int
+
+
+OnProgress = Callable[[Progress], None]
+"""Called at least once a slice batch. To cancel the run it raises ``errors.Cancelled``."""
