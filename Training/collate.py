@@ -1,0 +1,116 @@
+"""Samples and batches: what the loader yields and what the loss reads.
+
+N slices, B (slice, phrase) pairs, T ground-truth objects of the whole batch, S side in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+class LabelState(IntEnum):
+    """What is known about a concept on a slice. Unknown contributes no loss at all."""
+
+    UNKNOWN = -1
+    ABSENT = 0
+    PRESENT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One slice and the phrases asked of it.
+
+    Attributes:
+        image: ``(3, S, S)``, normalised as the model wants it.
+        phrases: As a person would type them.
+        states: One per phrase.
+        masks: One per phrase: bool ``(objects, S, S)``, no object empty; no objects unless present.
+    """
+
+    image: Tensor
+    phrases: tuple[str, ...]
+    states: tuple[LabelState, ...]
+    masks: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Packed samples.
+
+    Attributes:
+        images: ``(N, 3, S, S)``.
+        phrases: B phrases.
+        pair_slice: int64 ``(B,)``, the slice that each phrase is asked of.
+        states: int8 ``(B,)`` of ``LabelState``.
+        boxes_cxcywh: ``(T, 4)``, 0..1 of the square input, ordered by pair.
+        masks: bool ``(T, S, S)``, ordered alike.
+        object_pair: int64 ``(T,)``, the pair that each object belongs to, ascending.
+    """
+
+    images: Tensor
+    phrases: tuple[str, ...]
+    pair_slice: Tensor
+    states: Tensor
+    boxes_cxcywh: Tensor
+    masks: Tensor
+    object_pair: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on ``device``."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            self.phrases,
+            self.pair_slice.to(device),
+            self.states.to(device),
+            self.boxes_cxcywh.to(device),
+            self.masks.to(device, non_blocking=True),
+            self.object_pair.to(device),
+        )
+
+
+def boxes_of_masks(masks_tss: Tensor) -> Tensor:
+    """Tight boxes ``(T, 4)`` as cx, cy, w, h in 0..1, from pixel edge to pixel edge.
+
+    Raises:
+        ValueError: If a mask is empty: it has no box, so it must not become an object.
+    """
+    count, height, width = masks_tss.shape
+    if count == 0:
+        return torch.zeros(0, 4)
+    rows, columns = masks_tss.any(2), masks_tss.any(1)
+    if not bool(rows.any(1).all()):
+        raise ValueError("Expected non-empty object masks, got an empty one; leave it out of the sample.")
+    top, left = rows.float().argmax(1), columns.float().argmax(1)
+    bottom = height - rows.flip(1).float().argmax(1)
+    right = width - columns.flip(1).float().argmax(1)
+    x0, x1, y0, y1 = left / width, right / width, top / height, bottom / height
+    return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], 1).float()
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Pack samples; the number of phrases and of objects may differ from slice to slice."""
+    phrases, pair_slice, states, object_pair, masks = [], [], [], [], []
+    for n, sample in enumerate(samples):
+        for phrase, state, objects in zip(sample.phrases, sample.states, sample.masks, strict=True):
+            object_pair += [len(phrases)] * len(objects)
+            masks.append(objects)
+            phrases.append(phrase)
+            pair_slice.append(n)
+            states.append(int(state))
+    images = torch.stack([sample.image for sample in samples])
+    side = images.shape[-1]
+    packed = torch.cat(masks) if masks else torch.zeros(0, side, side, dtype=torch.bool)
+    return Batch(
+        images=images,
+        phrases=tuple(phrases),
+        pair_slice=torch.tensor(pair_slice, dtype=torch.int64),
+        states=torch.tensor(states, dtype=torch.int8),
+        boxes_cxcywh=boxes_of_masks(packed),
+        masks=packed,
+        object_pair=torch.tensor(object_pair, dtype=torch.int64),
+    )
