@@ -1,0 +1,223 @@
+"""The model folder: everything that a run needs, in one place, with a checksum of each file.
+
+config.json         sizes, as ``transformers`` writes them, and our name and notice
+model.safetensors   weights under the names of ``transformers``
+vocab.json merges.txt       tokenizer
+preprocess.json presence.json       how slices are made, when a concept counts as found
+README.md           model card
+SHA256SUMS          of all of the above
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from MedicalSAM3Lib.architecture import CONFIG_FILE, architecture_of, from_config, read_json, to_config
+from MedicalSAM3Lib.errors import WeightsError
+from MedicalSAM3Lib.text import TOKENIZER_FILES, Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from MedicalSAM3Lib.model import MedicalSam3
+    from MedicalSAM3Lib.preprocess import PreprocessSpec
+    from MedicalSAM3Lib.presence import PresenceSpec
+
+WEIGHTS_FILE = "model.safetensors"
+PREPROCESS_FILE = "preprocess.json"
+PRESENCE_FILE = "presence.json"
+CARD_FILE = "README.md"
+SUMS_FILE = "SHA256SUMS"
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, PREPROCESS_FILE, PRESENCE_FILE, CARD_FILE)
+
+_OURS = "medical_sam3"  # our own block in config.json; transformers keeps what it does not know
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is ready to run, with all that belongs to it.
+
+    Attributes:
+        model: fp32, in evaluation mode.
+        tokenizer: Phrases to ids.
+        preprocess: How a slice becomes the model's input.
+        presence: Calibration of "found".
+        name: Short name for reports.
+        weights_hash: SHA-256 of the weights file, hexadecimal.
+        is_demonstration: True for a model that must not be used for more than a demonstration.
+        notice: Text to show beside every result, or "".
+        card: The model card.
+    """
+
+    model: MedicalSam3
+    tokenizer: Tokenizer
+    preprocess: PreprocessSpec
+    presence: PresenceSpec
+    name: str
+    weights_hash: str
+    is_demonstration: bool
+    notice: str
+    card: Path
+
+
+def save_model_folder(
+    folder: Path | str,
+    model: MedicalSam3,
+    tokenizer_folder: Path | str,
+    preprocess: Mapping[str, Any],
+    presence: Mapping[str, Any],
+    card: str,
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+    *,
+    name: str | None = None,
+    demonstration_notice: str = "",
+) -> None:
+    """Write a model folder; it appears whole or not at all, and replaces an older one.
+
+    Args:
+        folder: Where to write; its last part names the model unless ``name`` does.
+        model: Its weights are rounded to ``dtype``.
+        tokenizer_folder: Folder with ``vocab.json`` and ``merges.txt``.
+        preprocess, presence: Content of ``preprocess.json`` and ``presence.json``.
+        card: Model card, Markdown.
+        dtype: Number format of the weights in the file.
+        name: Short name of the model.
+        demonstration_notice: Not empty for a demonstration model; shown beside every result.
+
+    Raises:
+        WeightsError: A weight is not finite in ``dtype``, or a tokenizer file is missing.
+    """
+    folder = Path(folder).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    ours = {"name": name or folder.name, "demonstration": bool(demonstration_notice), "notice": demonstration_notice}
+    config = {**to_config(architecture_of(model)), _OURS: ours}
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        new = Path(temporary) / "new"
+        new.mkdir()
+        for part, content in ((CONFIG_FILE, config), (PREPROCESS_FILE, preprocess), (PRESENCE_FILE, presence)):
+            (new / part).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (new / CARD_FILE).write_text(card, encoding="utf-8")
+        _copy_tokenizer(Path(tokenizer_folder), new)
+        _save_weights(model, new / WEIGHTS_FILE, dtype)
+        write_sums(new)
+        _swap(new, folder, Path(temporary) / "old")
+
+
+def load_model_folder(folder: Path | str) -> LoadedModel:
+    """Load a model folder strictly, on the CPU.
+
+    Raises:
+        WeightsError: A file is missing, changed or of another model; the message names it.
+    """
+    from MedicalSAM3Lib.weights import load_strictly, read_tensors
+
+    folder = Path(folder)
+    sums = verify_sums(folder)
+    config = read_json(folder / CONFIG_FILE)
+    ours = config.pop(_OURS, {})
+    model = from_config(config).build()
+    load_strictly(model, read_tensors(folder / WEIGHTS_FILE), folder.name)
+    preprocess, presence = _read_specs(folder)
+    return LoadedModel(
+        model=model,
+        tokenizer=load_tokenizer(folder),
+        preprocess=preprocess,
+        presence=presence,
+        name=str(ours.get("name", folder.name)),
+        weights_hash=sums[WEIGHTS_FILE],
+        is_demonstration=bool(ours.get("demonstration", False)),
+        notice=str(ours.get("notice", "")),
+        card=folder / CARD_FILE,
+    )
+
+
+def write_sums(folder: Path) -> None:
+    """Write ``SHA256SUMS`` over the files of a model folder."""
+    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(MODEL_FILES)]
+    (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def verify_sums(folder: Path) -> dict[str, str]:
+    """Check every file of a model folder; return file name to SHA-256.
+
+    Raises:
+        WeightsError: A file is missing, not listed, or not the one that was written.
+    """
+    try:
+        lines = (folder / SUMS_FILE).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"Expected a model folder with {SUMS_FILE}, '{folder.name}' has none.") from error
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in MODEL_FILES:
+        if name not in sums:
+            raise WeightsError(f"Expected {name} in {SUMS_FILE} of '{folder.name}', it is not listed.")
+        if not (folder / name).is_file():
+            raise WeightsError(f"Expected {name} in '{folder.name}', it is missing; install the model again.")
+        if sha256_of(folder / name) != sums[name]:
+            raise WeightsError(f"{name} of '{folder.name}' was changed or damaged; install the model again.")
+    return sums
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_specs(folder: Path) -> tuple[PreprocessSpec, PresenceSpec]:
+    from pydantic import ValidationError
+
+    from MedicalSAM3Lib.preprocess import PreprocessSpec
+    from MedicalSAM3Lib.presence import PresenceSpec
+
+    try:
+        return (
+            PreprocessSpec.model_validate(read_json(folder / PREPROCESS_FILE)),
+            PresenceSpec.model_validate(read_json(folder / PRESENCE_FILE)),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise WeightsError(f"{error.title} of '{folder.name}': {where}: {first['msg']}.") from error
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    load_tokenizer(source)  # refuses what could not be loaded again
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(source / name, target / name)
+
+
+def _save_weights(model: MedicalSam3, path: Path, dtype: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for key, tensor in model.state_dict().items():
+        rounded = tensor.detach().to("cpu", getattr(torch, dtype), copy=True).contiguous()
+        if not torch.isfinite(rounded).all():
+            raise WeightsError(
+                f"Expected finite weights in {dtype}, '{key}' is not; save it as float32 or train again."
+            )
+        tensors[key] = rounded
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _swap(new: Path, folder: Path, old: Path) -> None:
+    """Put ``new`` in the place of ``folder``; if that fails the old folder is back where it was."""
+    if folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
