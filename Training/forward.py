@@ -1,0 +1,231 @@
+"""The detector as it is trained: every decoder layer answers, and a second set of queries learns one-to-many.
+
+The sub-modules are those of ``MedicalSam3``, unmodified, and no parameter is added. Three things differ
+from its inference path:
+
+- every layer yields scores, boxes and presence; a box keeps its gradient for one refinement and is
+  detached where it steers the next layer;
+- with ``one_to_many`` the queries are doubled (DAC): the second half skips self-attention but passes its
+  layer norm, and shares all else;
+- presence logits are not clamped: a clamp has no gradient outside, so a confident error would stay.
+
+Shapes: B (slice, concept) pairs, Q queries, C width, L image tokens, h w mask side. Scores, boxes and
+presence are computed in the precision of the weights also under autocast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
+
+from MedicalSAM3Lib.model import MedicalSam3, Prompt, Pyramid, TextFeatures
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOutput:
+    """What one decoder layer says of one set of queries.
+
+    Attributes:
+        logits: ``(B, Q)``, without presence.
+        boxes_cxcywh: ``(B, Q, 4)``, 0..1.
+        presence: ``(B,)`` logits; None for the one-to-many queries, which have no say in it.
+    """
+
+    logits: Tensor
+    boxes_cxcywh: Tensor
+    presence: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What the loss reads.
+
+    Attributes:
+        layers: One per decoder layer for the one-to-one queries, the last is the detector's answer.
+        many: The same for the one-to-many queries; empty when they are off.
+        instances: Mask logits ``(B, Q, h, w)`` of the last layer; None when masks are off.
+        many_instances: The same for the one-to-many queries, or None.
+        semantic: Logits ``(B, h, w)`` of the concept's map; None when masks are off.
+    """
+
+    layers: tuple[LayerOutput, ...]
+    many: tuple[LayerOutput, ...]
+    instances: Tensor | None
+    many_instances: Tensor | None
+    semantic: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What the queries look at: prompt tokens, and image tokens with their positions added for the keys."""
+
+    prompt: Tensor
+    image: Tensor
+    image_keys: Tensor
+    grid: tuple[int, int]
+
+
+def forward_train(
+    model: MedicalSam3, pyramid: Pyramid, text: TextFeatures, one_to_many: bool, with_masks: bool
+) -> Outputs:
+    """Run the detector on B pairs and keep what every decoder layer says.
+
+    Args:
+        model: In training mode or not: only dropout differs.
+        pyramid: B rows, one per pair.
+        text: B rows, one per pair.
+        one_to_many: Double the queries for the one-to-many branch.
+        with_masks: Run the mask head, instances and semantic map; see ``freeze_unused`` when off.
+    """
+    prompt = model.prompt(pyramid, text)
+    encoded = model.detector_model.detr_encoder(
+        vision_features=[pyramid.levels[-1]],
+        text_features=prompt.tokens,
+        vision_pos_embeds=[pyramid.positions[-1]],
+        text_mask=prompt.mask,
+    )
+    height, width = pyramid.levels[-1].shape[-2:]
+    memory = _Memory(
+        prompt=prompt.tokens,
+        image=encoded.last_hidden_state,
+        image_keys=encoded.last_hidden_state + encoded.pos_embeds_flattened,
+        grid=(height, width),
+    )
+    layers, hidden = _decode(model, memory, prompt, one_to_many)
+    count = model.detector_model.detr_decoder.query_embed.num_embeddings
+    instances, semantic = None, None
+    if with_masks:
+        instances, semantic = _masks(model, pyramid, prompt, memory.image, hidden)
+    return Outputs(
+        layers=tuple(_queries(layer, slice(0, count)) for layer in layers),
+        many=tuple(_queries(layer, slice(count, None)) for layer in layers) if one_to_many else (),
+        instances=None if instances is None else instances[:, :count],
+        many_instances=instances[:, count:] if one_to_many and instances is not None else None,
+        semantic=semantic,
+    )
+
+
+def freeze_unused(model: MedicalSam3, with_masks: bool = True) -> list[str]:
+    """Freeze what no loss of ``forward_train`` can reach, so that DDP waits for no gradient in vain.
+
+    The half-resolution neck level and the last stage of the pixel decoder have no reader, the text
+    encoder's own projection is CLIP's, and the box encoders wait for box prompts. The tracker is
+    trained by other means.
+
+    Returns:
+        The names of the frozen parameters.
+    """
+    detector = model.detector_model
+    geometry, pixels = detector.geometry_encoder, detector.mask_decoder.pixel_decoder
+    unused: list[nn.Module | None] = [
+        detector.vision_encoder.neck.fpn_layers[-1],
+        detector.text_encoder.text_projection,
+        pixels.conv_layers[-1],
+        pixels.norms[-1],
+        geometry.label_embed,
+        geometry.boxes_direct_project,
+        geometry.boxes_pool_project,
+        geometry.boxes_pos_enc_project,
+        geometry.vision_layer_norm,
+        model.tracker_model,
+        model.tracker_neck,
+    ]
+    if not with_masks:
+        # Only the coarsest of the three levels is read by the detector itself.
+        unused += [detector.mask_decoder, detector.vision_encoder.neck.fpn_layers[:-2]]
+    frozen = {id(parameter) for module in unused if module is not None for parameter in module.parameters()}
+    names = [name for name, parameter in model.named_parameters() if id(parameter) in frozen]
+    for name in names:
+        model.get_parameter(name).requires_grad_(False)
+    return names
+
+
+def _decode(model: MedicalSam3, memory: _Memory, prompt: Prompt, one_to_many: bool) -> tuple[list[LayerOutput], Tensor]:
+    """All decoder layers for all queries, and the last layer's normalised states ``(B, Q or 2Q, C)``."""
+    decoder = model.detector_model.detr_decoder
+    batch, copies = memory.image.shape[0], 2 if one_to_many else 1
+    queries = decoder.query_embed.weight.repeat(copies, 1).expand(batch, -1, -1)
+    hidden = torch.cat([decoder.presence_token.weight.expand(batch, 1, -1), queries], 1)
+    attended = 1 + decoder.query_embed.num_embeddings
+    # `steer` conditions the layer, `reference` is what its boxes are refined from: equal numbers, but
+    # only the first is cut off from the layer before.
+    reference = steer = decoder.reference_points.weight.sigmoid().repeat(copies, 1).expand(batch, -1, -1)
+    prompt_mask = create_bidirectional_mask(
+        config=decoder.config, inputs_embeds=hidden, attention_mask=prompt.mask, encoder_hidden_states=prompt.tokens
+    )
+    layers = []
+    for layer in decoder.layers:
+        position = decoder.ref_point_head(decoder.position_encoding.encode_boxes(steer))
+        # The presence token in row 0 has no place of its own and looks at all of the image alike.
+        position = functional.pad(position, (0, 0, 1, 0))
+        bias = functional.pad(decoder._get_rpb_matrix(steer, memory.grid), (0, 0, 1, 0))
+        hidden = _layer(layer, hidden, position, attended, memory, prompt_mask, bias)
+        state, output, offset = _heads(model, hidden, reference, prompt)
+        layers.append(output)
+        reference = (inverse_sigmoid(steer) + offset).sigmoid()
+        steer = reference.detach()
+    return layers, state
+
+
+def _layer(
+    layer: nn.Module,
+    hidden: Tensor,
+    position: Tensor,
+    attended: int,
+    memory: _Memory,
+    prompt_mask: Tensor | None,
+    bias: Tensor,
+) -> Tensor:
+    """One decoder layer in which only the first ``attended`` rows take part in self-attention."""
+    first, rest = hidden[:, :attended], hidden[:, attended:]
+    asking = first + position[:, :attended]
+    told = layer.self_attn(query=asking, key=asking, value=first, attention_mask=None)[0]
+    hidden = layer.self_attn_layer_norm(torch.cat([first + layer.self_attn_dropout(told), rest], 1))
+    told = layer.text_cross_attn(
+        query=hidden + position, key=memory.prompt, value=memory.prompt, attention_mask=prompt_mask
+    )[0]
+    hidden = layer.text_cross_attn_layer_norm(hidden + layer.text_cross_attn_dropout(told))
+    told = layer.vision_cross_attn(
+        query=hidden + position, key=memory.image_keys, value=memory.image, attention_mask=bias
+    )[0]
+    hidden = layer.vision_cross_attn_layer_norm(hidden + layer.vision_cross_attn_dropout(told))
+    return layer.mlp_layer_norm(hidden + layer.mlp_dropout(layer.mlp(hidden)))
+
+
+def _heads(model: MedicalSam3, hidden: Tensor, reference: Tensor, prompt: Prompt) -> tuple[Tensor, LayerOutput, Tensor]:
+    """Normalised query states, what the layer says, and the step that its box head takes."""
+    detector, decoder = model.detector_model, model.detector_model.detr_decoder
+    dtype = decoder.query_embed.weight.dtype
+    with torch.autocast(hidden.device.type, enabled=False):
+        hidden = hidden.to(dtype)
+        state = decoder.output_layer_norm(hidden[:, 1:])
+        offset = decoder.box_head(state)
+        presence = decoder.presence_head(decoder.presence_layer_norm(hidden[:, :1]))[:, 0, 0]
+        logits = detector.dot_product_scoring(state[None], prompt.tokens.to(dtype), prompt.mask)[0, ..., 0]
+        boxes = (inverse_sigmoid(reference) + offset).sigmoid()
+    return state, LayerOutput(logits, boxes, presence), offset
+
+
+def _masks(
+    model: MedicalSam3, pyramid: Pyramid, prompt: Prompt, encoded: Tensor, hidden: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Instance logits of all queries and the semantic map."""
+    out = model.detector_model.mask_decoder(
+        decoder_queries=hidden,
+        backbone_features=list(pyramid.levels),
+        encoder_hidden_states=encoded,
+        prompt_features=prompt.tokens,
+        prompt_mask=prompt.mask,
+    )
+    return out.pred_masks, out.semantic_seg[:, 0]
+
+
+def _queries(layer: LayerOutput, part: slice) -> LayerOutput:
+    """One branch of a layer; presence belongs to the first."""
+    presence = layer.presence if part.start == 0 else None
+    return LayerOutput(layer.logits[:, part], layer.boxes_cxcywh[:, part], presence)
