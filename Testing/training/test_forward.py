@@ -122,7 +122,7 @@ def test_second_set_of_queries_leaves_the_first_alone(model: MedicalSam3) -> Non
 
 
 def test_second_set_answers_query_by_query(model: MedicalSam3) -> None:
-    """Without self-attention a query of the second set cannot know of the others: permuting them permutes the answers."""
+    """Without self-attention a query of the second set knows nothing of the others."""
     pyramid, text = asked(model)
     before = forward_train(model, pyramid, text, one_to_many=True, with_masks=False).many[-1]
     order = torch.randperm(QUERIES, generator=torch.Generator().manual_seed(1))

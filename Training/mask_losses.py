@@ -1,0 +1,94 @@
+"""Losses on pixels: focal and dice, on the masks of matched queries and on the concept's map.
+
+B pairs, T objects, M matches, S side of the masks given, h w side of the logits, P pixels or points.
+Every function returns sums; the caller divides by global counts.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MaskSize = Literal["target", "logits"]
+
+
+def focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss element by element; ``alpha`` weighs the positives, ``target`` may be soft in 0..1."""
+    probability = logits.sigmoid()
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    missed = probability + target - 2 * probability * target
+    return (alpha * target + (1 - alpha) * (1 - target)) * missed**gamma * cross_entropy
+
+
+def dice(logits_mp: Tensor, target_mp: Tensor) -> Tensor:
+    """Dice loss ``(M,)`` of each row, smoothed by one pixel so that two empty masks agree."""
+    probability = logits_mp.sigmoid()
+    return 1 - (2 * (probability * target_mp).sum(1) + 1) / (probability.sum(1) + target_mp.sum(1) + 1)
+
+
+def focal_and_dice(logits_mp: Tensor, target_mp: Tensor, alpha: float, gamma: float) -> tuple[Tensor, Tensor]:
+    """Focal (mean over pixels) and dice, each summed over the rows; 0 without rows."""
+    return focal(logits_mp, target_mp, alpha, gamma).mean(1).sum(), dice(logits_mp, target_mp).sum()
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Half types to fp32, others as they are: sums over a mask need more than 8 bits."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def at_one_size(logits_mhw: Tensor, masks_mss: Tensor, size: MaskSize) -> tuple[Tensor, Tensor]:
+    """Logits and masks of equal size, rows of pixels ``(M, P)``.
+
+    Args:
+        logits_mhw: Predictions.
+        masks_mss: bool.
+        size: "target" enlarges the logits bilinearly; "logits" averages the masks over each logit's
+            area, which is cheaper by the square of the ratio and keeps thin parts as fractions.
+    """
+    if len(logits_mhw) == 0:
+        # Resizing nothing is an error in torch; nothing of the logits' shape does as well.
+        return logits_mhw.flatten(1), logits_mhw.detach().flatten(1)
+    masks = masks_mss.to(logits_mhw.dtype)
+    if size == "target":
+        logits_mhw = functional.interpolate(
+            logits_mhw[:, None], list(masks.shape[1:]), mode="bilinear", align_corners=False
+        )[:, 0]
+    else:
+        masks = functional.adaptive_avg_pool2d(masks[:, None], list(logits_mhw.shape[1:]))[:, 0]
+    return logits_mhw.flatten(1), masks.flatten(1)
+
+
+def at_points(
+    logits_mhw: Tensor, masks_mss: Tensor, points: int, oversample: float, importance: float
+) -> tuple[Tensor, Tensor]:
+    """Logits and masks at ``points`` random places per row ``(M, P)``: little memory at full resolution.
+
+    ``importance`` of the points are the most uncertain of ``oversample`` times as many; the rest are
+    uniform, so that no part of the picture is without pressure.
+    """
+    rows, chosen = len(logits_mhw), int(importance * points)
+    with torch.no_grad():
+        tried = torch.rand(rows, int(points * oversample), 2, device=logits_mhw.device, dtype=logits_mhw.dtype)
+        # Logits near 0 are undecided.
+        order = _sample(logits_mhw, tried).abs().topk(chosen, 1, largest=False).indices
+        tried = tried.gather(1, order[..., None].expand(-1, -1, 2))
+        uniform = torch.rand(rows, points - chosen, 2, device=logits_mhw.device, dtype=logits_mhw.dtype)
+        places = torch.cat([tried, uniform], 1)
+        target = _sample(masks_mss.to(logits_mhw.dtype), places)
+    return _sample(logits_mhw, places), target
+
+
+def union_of_objects(masks_tss: Tensor, object_pair: Tensor, pairs: int) -> Tensor:
+    """bool ``(B, S, S)``: where a pair has any of its objects."""
+    count = torch.zeros(pairs, *masks_tss.shape[1:], dtype=torch.int16, device=masks_tss.device)
+    return count.index_add_(0, object_pair, masks_tss.to(torch.int16)) > 0
+
+
+def _sample(image_mhw: Tensor, places_mp2: Tensor) -> Tensor:
+    """Bilinear values ``(M, P)`` at x, y in 0..1 from edge to edge; nothing lies outside."""
+    if len(image_mhw) == 0:
+        return image_mhw.new_zeros(places_mp2.shape[:2]) + image_mhw.sum()
+    return functional.grid_sample(image_mhw[:, None], 2 * places_mp2[:, None] - 1, align_corners=False)[:, 0, 0]
