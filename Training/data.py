@@ -1,0 +1,217 @@
+"""Batches from a manifest: a pure function of (seed, step, rank), so that resuming needs only the step.
+
+``BatchSource.batch(step)`` asks a few phrases of a few augmented slices for training, or all known concepts of
+untouched slices, in order, for validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from MedicalSAM3Lib.preprocess import PreprocessSpec, normalise
+from Training.collate import Batch, LabelState, Sample, collate
+from Training.manifest import read_manifest
+from Training.phrases import PhraseBank, draw_nonsense
+from Training.synthesis import change_contrast, paint_from_labels
+from Training.transforms import NO_AUGMENTATION, AugmentConfig, canvas_grid, degrade, sample_coverage, sample_image, to_channels
+from Training.volumes import TrainingVolume, load_volumes
+
+if TYPE_CHECKING:
+    from Training.config import DataConfig
+
+BEYOND_HU = -1400.0
+"""Beyond the edge of a CT slice: below every window, as the padding of inference is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One slice on the model's canvas: ``image`` (3, S, S) normalised, coverage ``bits`` (S, S) int64,
+    ``states`` (C,) of the concepts."""
+
+    image: Tensor
+    bits: np.ndarray
+    states: np.ndarray
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Draws pictures from the slices of one split.
+
+    Attributes:
+        volumes: All volumes of the manifest.
+        concepts: Concept ids, in the order of the coverage bits.
+        spec: Size, windows and normalisation of the model's input.
+        weights: How often each volume is drawn; 1 unless named.
+    """
+
+    volumes: Sequence[TrainingVolume]
+    concepts: tuple[str, ...]
+    spec: PreprocessSpec
+    split: str
+    weights: dict[str, float] | None = None
+
+    def slices(self) -> list[tuple[TrainingVolume, int]]:
+        """Every (volume, slice) of the split, in a fixed order."""
+        return [(volume, int(n)) for volume in self.volumes for n in volume.of_split(self.split)]
+
+    def draw_slice(self, rng: np.random.Generator) -> tuple[TrainingVolume, int]:
+        """A volume by its weight, then one of its slices evenly."""
+        candidates = [volume for volume in self.volumes if len(volume.of_split(self.split))]
+        weights = np.array([(self.weights or {}).get(volume.volume_id, 1.0) for volume in candidates])
+        volume = candidates[int(rng.choice(len(candidates), p=weights / weights.sum()))]
+        return volume, int(rng.choice(volume.of_split(self.split)))
+
+    def picture(self, volume: TrainingVolume, n: int, config: AugmentConfig, rng: np.random.Generator) -> Picture:
+        """Warp, repaint and window one slice."""
+        grid = canvas_grid(volume, self.spec.image_size, config, rng)
+        outside = BEYOND_HU if volume.modality == "CT" else volume.ranges[0][0]
+        values = sample_image(volume.slices[n], grid, outside)
+        bits = sample_coverage(volume.coverage[n], grid)
+        if volume.modality == "CT":
+            if rng.random() < config.synthetic:
+                values = paint_from_labels(values, bits, self.concepts, rng)
+            elif rng.random() < config.contrast:
+                values = change_contrast(values, bits, self.concepts, rng)
+        channels = degrade(to_channels(values, volume, config, rng), config, rng)
+        return Picture(normalise(channels[None], self.spec)[0], bits, volume.states[n])
+
+
+class BatchSource:
+    """Batches of one split of a manifest."""
+
+    def __init__(
+        self,
+        pictures: PictureSource,
+        bank: PhraseBank,
+        config: DataConfig,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._pictures = pictures
+        self._bank = bank
+        self._config = config
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+        self._in_order = pictures.split != "train"
+        self._slices = pictures.slices()[rank::world_size] if self._in_order else pictures.slices()
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Concept ids that the manifest knows."""
+        return self._pictures.concepts
+
+    def __len__(self) -> int:
+        """Steps that show every slice of the split about once."""
+        per_step = self._config.batch_slices * (1 if self._in_order else self._world_size)
+        return max(1, -(-len(self._slices) // per_step))
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, the same every time it is asked for."""
+        if self._in_order:
+            first = step * self._config.batch_slices
+            chosen = self._slices[first : first + self._config.batch_slices]
+            return collate([self._whole_sample(volume, n) for volume, n in chosen])
+        samples = []
+        for row in range(self._config.batch_slices):
+            # Numbered over all ranks: two ranks with a batch of b draw what one rank with 2b draws.
+            number = self._rank * self._config.batch_slices + row
+            rng = np.random.default_rng([self._seed, step, number])
+            samples.append(self._drawn_sample(rng))
+        return collate(samples)
+
+    def prefetched(self, first_step: int, last_step: int, workers: int = 2) -> Iterator[Batch]:
+        """Batches of ``first_step`` up to, not including, ``last_step``, made ahead in threads."""
+        with ThreadPoolExecutor(workers) as pool:
+            waiting = [pool.submit(self.batch, step) for step in range(first_step, min(first_step + workers, last_step))]
+            for step in range(first_step, last_step):
+                ready = waiting.pop(0).result()
+                if step + workers < last_step:
+                    waiting.append(pool.submit(self.batch, step + workers))
+                yield ready
+
+    def _drawn_sample(self, rng: np.random.Generator) -> Sample:
+        volume, n = self._pictures.draw_slice(rng)
+        picture = self._pictures.picture(volume, n, self._config.augment, rng)
+        concepts = self.concepts
+        present = [c for c in range(len(concepts)) if picture.states[c] == LabelState.PRESENT]
+        absent = [c for c in range(len(concepts)) if picture.states[c] == LabelState.ABSENT]
+        phrases, states, masks = [], [], []
+        for number in range(self._config.phrases_per_slice):
+            negative = rng.random() < self._config.negatives and number > 0
+            pool = absent if negative else present
+            if not pool or (negative and rng.random() < self._config.nonsense):
+                phrases.append(draw_nonsense(rng))
+                states.append(LabelState.ABSENT)
+                masks.append(self._objects(picture.bits * 0, 0))
+                continue
+            chosen = pool.pop(int(rng.choice(len(pool), p=self._weights(pool))))
+            objects = self._objects(picture.bits, chosen) if not negative else self._objects(picture.bits * 0, 0)
+            phrases.append(self._bank.draw(concepts[chosen], rng))
+            masks.append(objects)
+            # A structure that the canvas cut off or shrank to a few pixels is neither present nor absent.
+            states.append(LabelState.ABSENT if negative else LabelState.PRESENT if len(objects) else LabelState.UNKNOWN)
+        return Sample(picture.image, tuple(phrases), tuple(states), tuple(masks))
+
+    def _whole_sample(self, volume: TrainingVolume, n: int) -> Sample:
+        picture = self._pictures.picture(volume, n, NO_AUGMENTATION, np.random.default_rng(0))
+        known = [c for c, state in enumerate(picture.states) if state != LabelState.UNKNOWN]
+        return Sample(
+            picture.image,
+            tuple(self._bank.name(self.concepts[c]) for c in known),
+            tuple(LabelState(int(picture.states[c])) for c in known),
+            tuple(self._objects(picture.bits, c, smallest=1) for c in known),
+        )
+
+    def _weights(self, pool: list[int]) -> np.ndarray:
+        """One side of a paired organ is drawn less often than the organ, which counts it too."""
+        sided = [self.concepts[c].startswith(("left_", "right_")) for c in pool]
+        weights = np.where(sided, self._config.sided_weight, 1.0)
+        return weights / weights.sum()
+
+    def _objects(self, bits: np.ndarray, concept: int, smallest: int | None = None) -> Tensor:
+        """Connected pieces ``(objects, S, S)`` of a concept, largest first, without specks."""
+        labels, count = ndimage.label((bits >> concept) & 1)
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+        limit = self._config.min_object_pixels if smallest is None else smallest
+        kept = [label + 1 for label in np.argsort(-sizes, kind="stable") if sizes[label] >= limit]
+        kept = kept[: self._config.max_objects]
+        if not kept:
+            return torch.zeros(0, *bits.shape, dtype=torch.bool)
+        return torch.from_numpy(np.stack([labels == label for label in kept]))
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A manifest in memory, from which every split is served."""
+
+    volumes: tuple[TrainingVolume, ...]
+    concepts: tuple[str, ...]
+    config: DataConfig
+
+    @classmethod
+    def load(cls, config: DataConfig) -> TrainingData:
+        """Read the manifest and all of its volumes."""
+        manifest = read_manifest(Path(config.manifest))
+        concepts = manifest.concepts()
+        return cls(tuple(load_volumes(manifest, concepts, config.preprocess)), concepts, config)
+
+    def pictures(self, split: str) -> PictureSource:
+        """Pictures of one split."""
+        return PictureSource(self.volumes, self.concepts, self.config.preprocess, split, self.config.volume_weights)
+
+    def source(self, split: str, *, seed: int, rank: int = 0, world_size: int = 1) -> BatchSource:
+        """Batches of one split; ranks share its slices."""
+        bank = PhraseBank(self.concepts)
+        return BatchSource(self.pictures(split), bank, self.config, seed=seed, rank=rank, world_size=world_size)

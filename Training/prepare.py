@@ -1,0 +1,120 @@
+"""Fetch openly licensed images with masks from installable packages and write them as a manifest.
+
+    python -m Training.prepare --out data/tiny
+
+Packages come by name from the package index, at a fixed version; nothing of them is redistributed but the
+sample in ``Resources/samples`` (Apache-2.0, see its README).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from Training.adapters import slicerio_package, totalsegmentator_package
+from Training.adapters.labelled import LabelledVolume
+from Training.manifest import ManifestRow, write_manifest
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("data/tiny"), help="folder for images, masks and manifest")
+    out = parser.parse_args(arguments).out
+    rows = [row for volume in fetch_all(out / "packages") for row in write_volume(volume, out)]
+    write_manifest(out / "manifest.parquet", rows)
+    print(f"{len(rows)} rows, {len({row.volume_id for row in rows})} volumes in {out / 'manifest.parquet'}")
+
+
+def fetch_all(cache: Path) -> Iterator[LabelledVolume]:
+    """Download what is missing, check it, unpack it, and read it with its adapter."""
+    package = totalsegmentator_package
+    archive = download(package.PACKAGE, package.VERSION, cache, source=True)
+    verify(archive, package.SHA256)
+    with tarfile.open(archive) as tar:
+        tar.extractall(cache, filter="data")
+    yield from package.volumes(cache / f"{package.PACKAGE}-{package.VERSION}")
+    archive = download(slicerio_package.PACKAGE, slicerio_package.VERSION, cache, source=False)
+    folder = cache / f"{slicerio_package.PACKAGE}-{slicerio_package.VERSION}"
+    with zipfile.ZipFile(archive) as wheel:
+        wheel.extractall(folder)
+    yield from slicerio_package.volumes(folder)
+
+
+def download(package: str, version: str, cache: Path, *, source: bool) -> Path:
+    """Fetch one package file by name; a file that is already there is used as it is."""
+    pattern = f"{package}-{version}.tar.gz" if source else f"{package}-{version}-*.whl"
+    if not list(cache.glob(pattern)):
+        cache.mkdir(parents=True, exist_ok=True)
+        kind = ["--no-binary", package] if source else ["--only-binary", package]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *kind, f"{package}=={version}"]
+        subprocess.run(command, cwd=cache, check=True)
+    return next(cache.glob(pattern))
+
+
+def verify(archive: Path, sha256: str) -> None:
+    """Raise ``ValueError`` unless the file is the one that was read when the adapter was written."""
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if found != sha256:
+        raise ValueError(f"Expected {archive.name} with SHA-256 {sha256}, got {found}; delete it and run again.")
+
+
+def write_volume(volume: LabelledVolume, out: Path) -> list[ManifestRow]:
+    """Write an image and a mask per concept as NIfTI, and return a row per (slice, concept)."""
+    folder = out / volume.volume_id
+    folder.mkdir(parents=True, exist_ok=True)
+    image = folder / "image.nii.gz"
+    sitk.WriteImage(volume.image, str(image), useCompression=True)
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    for concept, mask_kji in volume.masks_kji.items():
+        mask = sitk.GetImageFromArray(mask_kji.astype(np.uint8))
+        mask.CopyInformation(volume.image)
+        sitk.WriteImage(mask, str(folder / f"{concept}.nii.gz"), useCompression=True)
+    rows = []
+    for k in range(volume.image.GetSize()[2]):
+        rows += _rows_of_slice(volume, k, digest)
+    return rows
+
+
+def _rows_of_slice(volume: LabelledVolume, k: int, digest: str) -> Iterator[ManifestRow]:
+    first, last = volume.known_slices
+    if not volume.splits[k]:
+        return
+    for concept in (*volume.masks_kji, *volume.absent):
+        mask = volume.masks_kji.get(concept)
+        if mask is None:
+            state = "absent"
+        elif not first <= k <= last:
+            state = "unknown"
+        else:
+            state = "present" if mask[k].any() else "absent"
+        yield ManifestRow(
+            dataset=volume.dataset,
+            image=f"{volume.volume_id}/image.nii.gz",
+            mask="" if mask is None else f"{volume.volume_id}/{concept}.nii.gz",
+            volume_id=volume.volume_id,
+            axis=2,
+            slice_index=k,
+            concept=concept,
+            phrase=concept.replace("_", " "),
+            label_state=state,
+            patient=volume.patient,
+            split=volume.splits[k],
+            modality=volume.modality,
+            spacing=tuple(volume.image.GetSpacing()),
+            sha256=digest,
+            licence=volume.licence,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Volumes of a manifest in memory: raw slices and, for every pixel, which concepts cover it.
+
+Masks of all concepts share one int64 picture with a bit per concept: up to 63 concepts that may overlap
+("kidney" and "left kidney"), warped in one go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from MedicalSAM3Lib.files import read_volume
+from MedicalSAM3Lib.geometry import canonical_of, input_slice_index, pixel_mm, slices_along
+from MedicalSAM3Lib.preprocess import PreprocessSpec, Ranges, body_box, value_ranges
+from Training.collate import LabelState
+from Training.manifest import Manifest, ManifestRow
+
+MAX_CONCEPTS = 63
+
+
+@dataclass(frozen=True)
+class TrainingVolume:
+    """Pictures of one volume along its slice axis, facing the reader (``geometry.slices_along``).
+
+    Attributes:
+        slices: float32 ``(N, H, W)``, the stored values (HU for CT).
+        coverage: int64 ``(N, H, W)``, bit c set where concept c of the list covers the pixel.
+        states: int8 ``(N, C)`` of ``LabelState``.
+        splits: One per slice, "" where the manifest says nothing.
+        numbers: int64 ``(N,)``, the slice's number in the file.
+        pixel_mm: Height and width of a pixel.
+        body: ``(top, bottom, left, right)``, half-open box in pixels that the canvas shows, for all slices.
+        ranges: Stored values that become 0 and 1 in each of the three channels.
+    """
+
+    volume_id: str
+    modality: str
+    slices: np.ndarray
+    coverage: np.ndarray
+    states: np.ndarray
+    splits: tuple[str, ...]
+    numbers: np.ndarray
+    pixel_mm: tuple[float, float]
+    body: tuple[int, int, int, int]
+    ranges: Ranges
+
+    def of_split(self, split: str) -> np.ndarray:
+        """Indices of the slices of a split."""
+        return np.flatnonzero(np.array(self.splits) == split)
+
+
+def load_volumes(manifest: Manifest, concepts: Sequence[str], spec: PreprocessSpec) -> list[TrainingVolume]:
+    """Read every volume of the manifest once.
+
+    Raises:
+        ValueError: More concepts than bits, or a mask on another grid than its image.
+    """
+    if len(concepts) > MAX_CONCEPTS:
+        raise ValueError(f"Expected at most {MAX_CONCEPTS} concepts, got {len(concepts)}; split the manifest.")
+    return [_load(manifest, volume_id, concepts, spec) for volume_id in manifest.volume_ids()]
+
+
+def _load(manifest: Manifest, volume_id: str, concepts: Sequence[str], spec: PreprocessSpec) -> TrainingVolume:
+    rows = manifest.of_volume(volume_id)
+    first = rows[0]
+    volume = read_volume(manifest.path(first.image))
+    canonical = canonical_of(volume.ijk_to_lps)
+    slices = np.ascontiguousarray(slices_along(canonical.to_canonical(volume.array), first.axis))
+    numbers = input_slice_index(canonical, first.axis, len(slices))
+    states, splits = _slice_facts(rows, numbers, concepts)
+    size_mm = pixel_mm(canonical.spacing_mm(volume.spacing_mm), first.axis)
+    cropped = spec.crop == "body" and first.modality == "CT"
+    return TrainingVolume(
+        volume_id=volume_id,
+        modality=first.modality,
+        slices=slices,
+        coverage=_coverage(manifest, rows, concepts, volume.array.shape),
+        states=states,
+        splits=splits,
+        numbers=numbers,
+        pixel_mm=size_mm,
+        body=body_box(slices, size_mm) if cropped else (0, slices.shape[1], 0, slices.shape[2]),
+        ranges=value_ranges(slices, first.modality, spec),
+    )
+
+
+def _coverage(
+    manifest: Manifest, rows: Sequence[ManifestRow], concepts: Sequence[str], shape_kji: tuple[int, ...]
+) -> np.ndarray:
+    """Bits of all masks as pictures ``(N, H, W)``."""
+    coverage: np.ndarray | None = None
+    column = {concept: bit for bit, concept in enumerate(concepts)}
+    for path, concept in sorted({(row.mask, row.concept) for row in rows if row.mask and row.concept in column}):
+        mask = read_volume(manifest.path(path))
+        if mask.array.shape != shape_kji:
+            raise ValueError(f"Expected the mask of '{concept}' on the image's grid {shape_kji}, got {mask.array.shape}.")
+        canonical = canonical_of(mask.ijk_to_lps)
+        pictures = slices_along(canonical.to_canonical(mask.array > 0.5), rows[0].axis)
+        if coverage is None:
+            coverage = np.zeros(pictures.shape, np.int64)
+        coverage |= pictures.astype(np.int64) << column[concept]
+    if coverage is None:
+        raise ValueError(f"Expected at least one mask for volume '{rows[0].volume_id}', got none.")
+    return coverage
+
+
+def _slice_facts(
+    rows: Sequence[ManifestRow], numbers: np.ndarray, concepts: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Label states ``(N, C)`` and the split of each slice, from the rows of one volume."""
+    states = np.full((len(numbers), len(concepts)), int(LabelState.UNKNOWN), np.int8)
+    splits = [""] * len(numbers)
+    position = {int(number): n for n, number in enumerate(numbers)}
+    column = {concept: bit for bit, concept in enumerate(concepts)}
+    for row in rows:
+        n = position[row.slice_index]
+        splits[n] = row.split
+        if row.concept in column:
+            states[n, column[row.concept]] = LabelState[row.label_state.upper()]
+    return states, tuple(splits)

@@ -1,0 +1,126 @@
+"""Dense warm start of trunk and neck, for a model that is trained from nothing.
+
+Set prediction learns slowly from random features. A throw-away 1x1 classifier on the finest pyramid level
+learns all labels of a slice in one pass, and leaves features that see. The classifier is dropped; text,
+queries and masks are then learned by the real objective.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from MedicalSAM3Lib.model import MedicalSam3
+from Training.collate import LabelState
+from Training.data import PictureSource
+
+if TYPE_CHECKING:
+    from Training.config import DataConfig, WarmStartConfig
+
+
+def initialise(model: MedicalSam3) -> None:
+    """Xavier for linear layers, Kaiming for convolutions, unit-sized tokens.
+
+    ``transformers`` draws everything from a normal with deviation 0.02, meant for weights that are loaded
+    over it: the pyramid then has a deviation of 0.002 and nothing is learned from it.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    detector = model.detector_model
+    nn.init.normal_(detector.text_encoder.get_input_embeddings().weight, std=0.5)
+    decoder = detector.detr_decoder
+    for embedding in (decoder.query_embed, decoder.presence_token, detector.geometry_encoder.cls_embed):
+        nn.init.normal_(embedding.weight, std=1.0)
+    nn.init.uniform_(decoder.reference_points.weight, -2.0, 2.0)
+    # A refinement starts as none, a score as "probably not".
+    nn.init.zeros_(decoder.box_head.layer3.weight)
+    nn.init.constant_(detector.mask_decoder.semantic_projection.bias, -2.0)
+
+
+def warm_start(
+    model: MedicalSam3,
+    pictures: PictureSource,
+    data: DataConfig,
+    config: WarmStartConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    autocast: Callable[[], torch.autocast],
+    log: Callable[[int, float], None],
+) -> None:
+    """Train trunk and neck in place for ``config.steps`` steps of dense classification."""
+    classes = [c for c, name in enumerate(pictures.concepts) if not name.startswith(("left_", "right_"))]
+    width = int(model.config.vision_config.fpn_hidden_size)
+    classifier = nn.Conv2d(width, len(classes) + 1, 1).to(device)
+    vision = model.detector_model.vision_encoder
+    parameters = [*vision.parameters(), *classifier.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.05)
+    model.train()
+    for step in range(config.steps):
+        rate = min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+        for group in optimiser.param_groups:
+            group["lr"] = config.lr * max(rate, 0.02)
+        images, target, allowed, known = _dense_batch(pictures, data, classes, config.batch_slices, seed, step)
+        with autocast():
+            logits = classifier(model.pyramid(model.encode_trunk(images.to(device))).levels[0])
+        loss = dense_loss(logits.float(), target.to(device), allowed.to(device), known.to(device))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        log(step, float(loss.detach()))
+
+
+def dense_loss(logits: Tensor, target: Tensor, allowed: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy and Dice over exclusive classes of which some may be unlabelled on a slice.
+
+    Args:
+        logits: ``(N, 1 + C, h, w)``, class 0 is background.
+        target: int64 ``(N, S, S)``, 0 where no known class lies.
+        allowed: bool ``(N, 1 + C)``: what a pixel of target 0 may be: background, or a class that
+            nobody labelled on this slice.
+        known: bool ``(N, C)``: classes labelled on this slice; only they have a Dice.
+    """
+    logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
+    log_all = logits.logsumexp(1)
+    log_rest = logits.masked_fill(~allowed[:, :, None, None], -1e4).logsumexp(1)
+    log_own = logits.gather(1, target[:, None])[:, 0]
+    entropy = (log_all - torch.where(target == 0, log_rest, log_own)).mean()
+    chosen = F.one_hot(target, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
+    probability = logits.softmax(1)[:, 1:]
+    both = (probability * chosen).sum((2, 3))
+    total = probability.sum((2, 3)) + chosen.sum((2, 3))
+    dice = 1 - (2 * both + 1) / (total + 1)
+    weight = (known & (chosen.sum((2, 3)) > 0)).to(dice.dtype)
+    return entropy + (dice * weight).sum() / weight.sum().clamp(min=1)
+
+
+def _dense_batch(
+    pictures: PictureSource, data: DataConfig, classes: list[int], count: int, seed: int, step: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    images, targets, knowns = [], [], []
+    for row in range(count):
+        rng = np.random.default_rng([seed, 1, step, row])
+        picture = pictures.picture(*pictures.draw_slice(rng), data.augment, rng)
+        target = np.zeros(picture.bits.shape, np.int64)
+        for number, bit in enumerate(classes, start=1):
+            target[(picture.bits >> bit) & 1 > 0] = number
+        images.append(picture.image)
+        targets.append(torch.from_numpy(target))
+        knowns.append(torch.from_numpy(picture.states[classes] != LabelState.UNKNOWN))
+    known = torch.stack(knowns)
+    allowed = torch.cat([torch.ones(count, 1, dtype=torch.bool), ~known], 1)
+    return torch.stack(images), torch.stack(targets), allowed, known
