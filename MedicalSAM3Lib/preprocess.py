@@ -60,7 +60,7 @@ class PreprocessSpec(BaseModel):
 def modality_of(array: np.ndarray, modality: str) -> str:
     """Name the modality of an image whose file did not: NIfTI and NRRD carry none.
 
-    Only CT stores air near -1000 and tissue above 0, so that range is taken as proof of CT.
+    Only CT has air near -1000, so values below -500 are taken as proof of CT.
 
     Args:
         array: Stored values ``(..., H, W)`` or colour ``(..., H, W, 3)``.
@@ -68,7 +68,7 @@ def modality_of(array: np.ndarray, modality: str) -> str:
     """
     if modality:
         return modality
-    return "CT" if array.min() < BODY_HU and array.max() > 100.0 else ""
+    return "CT" if array.min() < BODY_HU else ""
 
 
 def value_ranges(array: np.ndarray, modality: str, spec: PreprocessSpec, window: str = "auto") -> Ranges:

@@ -1,0 +1,142 @@
+"""Presence, scores and masks of every concept on every slice, from the trunk's features.
+
+The cost follows the answer: text is encoded once a concept, the neck runs once a slice, the decoder once a
+(slice, concept) pair, and the mask head only for pairs whose calibrated presence opens the gate.
+
+Shapes: P concepts, N slices, s side of the model's masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from MedicalSAM3Lib.features import TrunkFeatures
+from MedicalSAM3Lib.fusion import Rule, SliceMap, agreement, fuse_slice
+from MedicalSAM3Lib.model import MedicalSam3, Pyramid, TextFeatures
+from MedicalSAM3Lib.presence import SliceCalibration
+from MedicalSAM3Lib.runtime import Runtime
+from MedicalSAM3Lib.structures import OnProgress, Progress
+
+STAGE = "detection"
+
+_MOST_PAIRS = 32
+_CPU_VALUES = 32_000_000
+"""Pyramid values of the pairs that go through a CPU at once; more gains nothing and makes a cancel wait."""
+
+_ACTIVATIONS = 6
+"""Memory of a pair, in multiples of its pyramid in float32 (masks of all queries, box bias, upsampling)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What the detector says, before it is put on the voxels.
+
+    Attributes:
+        presence: Calibrated probability float64 ``(P, N)``; NaN where the model's answer was not a number.
+        agreement: IoU of instances and semantic map ``(P, N)``; NaN where there is nothing to compare.
+        maps: (concept, slice) to fused map, for the pairs that passed the gate. They stay at the mask's own
+            resolution, because which of them count is known only when the whole volume has been seen.
+    """
+
+    presence: np.ndarray
+    agreement: np.ndarray
+    maps: dict[tuple[int, int], SliceMap]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of every slice.
+
+    Attributes:
+        text: The encoded phrases of P concepts.
+        calibration: Turns presence logits into probabilities; its threshold is the gate of the mask head.
+        rule: How instances and semantic map become one map; see ``fusion``.
+    """
+
+    text: TextFeatures
+    calibration: SliceCalibration
+    rule: Rule
+
+
+def encode_text(net: MedicalSam3, input_ids: Tensor, attention_mask: Tensor, runtime: Runtime) -> TextFeatures:
+    """Encode P phrases ``(P, T)``, in float32: it is done once, and the whole volume hangs on it."""
+    with replace(runtime, dtype=torch.float32).computing():
+        return net.encode_text(input_ids.to(runtime.device), attention_mask.to(runtime.device))
+
+
+def detect(
+    features: TrunkFeatures, net: MedicalSam3, question: Question, runtime: Runtime, on_progress: OnProgress
+) -> Detections:
+    """Ask for every concept on every slice.
+
+    Raises:
+        RunError: The device is full.
+        Cancelled: From ``on_progress``.
+    """
+    n_concepts, n_slices = len(question.text.tokens), len(features)
+    unknown = np.full((n_concepts, n_slices), np.nan)
+    detections = Detections(unknown, unknown.copy(), {})
+    at_once = _pairs_at_once(net, question.text, runtime)
+    slices_at_once = max(1, at_once // n_concepts)
+    for start in range(0, n_slices, slices_at_once):
+        batch = slice(start, min(start + slices_at_once, n_slices))
+        on_progress(Progress(STAGE, start, n_slices))
+        with runtime.computing():
+            pyramid = net.pyramid(features.tokens(batch))
+        for rows, concepts in _pairs(batch.stop - start, n_concepts, at_once):
+            on_progress(Progress(STAGE, start, n_slices))
+            with runtime.computing():
+                _detect_pairs(net, pyramid, question, rows, concepts, start, detections)
+    on_progress(Progress(STAGE, n_slices, n_slices))
+    return detections
+
+
+def _detect_pairs(
+    net: MedicalSam3,
+    pyramid: Pyramid,
+    question: Question,
+    rows: Tensor,
+    concepts: Tensor,
+    first_slice: int,
+    detections: Detections,
+) -> None:
+    """Decode pairs (row of the pyramid, concept) and write their answers into ``detections``."""
+    device = question.text.tokens.device
+    slices = (rows + first_slice).numpy()
+    # Queries read the coarsest level only, so the finer ones are copied for the pairs that pass the gate.
+    coarse = Pyramid(pyramid.levels[-1:], pyramid.positions[-1:])
+    queries = net.decode_queries(coarse.take(rows.to(device)), question.text.take(concepts.to(device)))
+    presence = question.calibration.probability(queries.presence.float().cpu().numpy())
+    detections.presence[concepts.numpy(), slices] = presence
+    opened = torch.from_numpy(np.flatnonzero(presence >= question.calibration.threshold))
+    if len(opened) == 0:
+        return
+    queries = queries.take(opened.to(device))
+    masks = net.decode_masks(pyramid.take(rows[opened].to(device)), queries)
+    for pair, position in enumerate(opened.tolist()):
+        key = (int(concepts[position]), int(slices[position]))
+        instances, semantic = masks.instances[pair].float(), masks.semantic[pair].float()
+        scores = queries.logits[pair].float().sigmoid() * float(presence[position])
+        fused = fuse_slice(instances, scores, semantic, float(presence[position]), question.rule)
+        if not (torch.isfinite(fused.logits).all() and np.isfinite(fused.weight)):
+            detections.presence[key] = np.nan
+            continue
+        detections.agreement[key] = agreement(instances, scores, semantic)
+        detections.maps[key] = fused
+
+
+def _pairs(n_rows: int, n_concepts: int, at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Split all pairs of a batch: rows ``(B,)`` and concepts ``(B,)``, B <= ``at_once``."""
+    rows, concepts = torch.meshgrid(torch.arange(n_rows), torch.arange(n_concepts), indexing="ij")
+    yield from zip(rows.flatten().split(at_once), concepts.flatten().split(at_once), strict=True)
+
+
+def _pairs_at_once(net: MedicalSam3, text: TextFeatures, runtime: Runtime) -> int:
+    values = 21 * net.grid_size**2 * text.tokens.shape[-1]  # levels of 4, 2 and 1 times the grid: 16 + 4 + 1
+    most = max(1, _CPU_VALUES // values) if runtime.device.type == "cpu" else _MOST_PAIRS
+    return runtime.batch_size(_ACTIVATIONS * 4 * values, min(most, _MOST_PAIRS))

@@ -1,0 +1,180 @@
+"""A volume as a stack of pictures for the model, and the way back. Pictures are made batch by batch:
+the model's inputs for a whole volume (12 MB a slice at full size) never exist at once.
+
+Three grids: the *input* (k, j, i); the *stack*, all pictures across the chosen axis (``geometry``); and the
+*region*, the box of the stack where answers are wanted. The canvas, what the model sees of each picture, may be
+larger than the region: a region of interest says where to look, not at what magnification, because
+the model was trained on whole pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from MedicalSAM3Lib.config import SegmentSettings
+from MedicalSAM3Lib.errors import SettingsError
+from MedicalSAM3Lib.geometry import (
+    Canonical,
+    canonical_of,
+    choose_axis,
+    input_slice_index,
+    pixel_mm,
+    slices_along,
+    volume_from_slices,
+)
+from MedicalSAM3Lib.preprocess import (
+    Canvas,
+    PreprocessSpec,
+    Ranges,
+    body_box,
+    channel_of,
+    modality_of,
+    normalise,
+    square_canvas,
+    value_ranges,
+)
+from MedicalSAM3Lib.structures import Volume
+
+
+@dataclass(frozen=True, slots=True)
+class SliceStack:
+    """The pictures to segment. Slice n means ``pictures[n]``, in stack order.
+
+    Attributes:
+        pictures: View of the volume ``(N, H, W)`` or ``(N, H, W, 3)``: wanted slices, canvas part.
+        slice_numbers: The input's own number of each slice, 0-based ``(N,)``.
+        axis: Patient axis across which the slices lie: 0, 1 or 2.
+        slice_mm: Distance between slices.
+        modality: As the volume says it, or as its values do.
+    """
+
+    pictures: np.ndarray
+    slice_numbers: np.ndarray
+    axis: int
+    slice_mm: float
+    modality: str
+    spec: PreprocessSpec
+    ranges: Ranges
+    canvas: Canvas
+    _canonical: Canonical
+    _shape_nhw: tuple[int, int, int]
+    _region: tuple[slice, slice, slice]
+    _canvas_corner: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.slice_numbers)
+
+    @property
+    def region_shape(self) -> tuple[int, int, int]:
+        """Slices, rows and columns of the region."""
+        n, h, w = (part.stop - part.start for part in self._region)
+        return n, h, w
+
+    def batch(self, indices: slice, device: torch.device) -> Tensor:
+        """Make the model's input for some slices: ``(n, 3, S, S)`` on the device."""
+        slices = self.pictures[indices]
+        channels = []
+        for channel in range(3):
+            if channel and slices.ndim == 3 and self.ranges[channel] == self.ranges[channel - 1]:
+                channels.append(channels[-1])
+                continue
+            plane = torch.from_numpy(channel_of(slices, channel, self.ranges))
+            channels.append(self.canvas.resize(plane[:, None]))
+        return normalise(torch.cat(channels, dim=1).to(device), self.spec)
+
+    def restore(self, maps: Tensor) -> np.ndarray:
+        """Read maps ``(n, s, s)`` over the model's square on the region's pixels: float32 ``(n, h, w)``."""
+        top, left = self._canvas_corner
+        rows, columns = (
+            slice(part.start - start, part.stop - start)
+            for part, start in zip(self._region[1:], (top, left), strict=True)
+        )
+        return self.canvas.restore(maps.float(), rows, columns).cpu().numpy()
+
+    def to_input(self, region: np.ndarray) -> np.ndarray:
+        """Put labels of the region ``(n, h, w)`` on the input's grid ``(K, J, I)``; 0 outside the region."""
+        stack = np.zeros(self._shape_nhw, region.dtype)
+        stack[self._region] = region
+        return np.ascontiguousarray(self._canonical.to_input(volume_from_slices(stack, self.axis)))
+
+
+def prepare(volume: Volume, spec: PreprocessSpec, settings: SegmentSettings) -> SliceStack:
+    """Choose axis, slices, region and canvas.
+
+    Raises:
+        SettingsError: The slices, the region of interest or the window do not fit the volume.
+    """
+    canonical = canonical_of(volume.ijk_to_lps)
+    axis = choose_axis(volume, spec.axis) if settings.axis == "auto" else int(settings.axis)
+    stack = slices_along(canonical.to_canonical(volume.array), axis)
+    shape = (stack.shape[0], stack.shape[1], stack.shape[2])
+    numbers = input_slice_index(canonical, axis, shape[0])
+    height_mm, width_mm = pixel_mm(canonical.spacing_mm(volume.spacing_mm), axis)
+    modality = modality_of(volume.array, volume.modality)
+
+    top, bottom, left, right = 0, shape[1], 0, shape[2]
+    if modality == "CT" and spec.crop == "body":
+        top, bottom, left, right = body_box(stack, (height_mm, width_mm))
+    region = _region(volume, settings, canonical, axis, numbers, (top, bottom, left, right))
+    return SliceStack(
+        pictures=stack[region[0], top:bottom, left:right],
+        slice_numbers=numbers[region[0]],
+        axis=axis,
+        slice_mm=canonical.spacing_mm(volume.spacing_mm)[axis],
+        modality=modality,
+        spec=spec,
+        ranges=value_ranges(volume.array, modality, spec, settings.window),
+        canvas=square_canvas((bottom - top, right - left), (height_mm, width_mm), spec.image_size),
+        _canonical=canonical,
+        _shape_nhw=shape,
+        _region=region,
+        _canvas_corner=(top, left),
+    )
+
+
+def _region(
+    volume: Volume,
+    settings: SegmentSettings,
+    canonical: Canonical,
+    axis: int,
+    numbers: np.ndarray,
+    canvas: tuple[int, int, int, int],
+) -> tuple[slice, slice, slice]:
+    """Box of the stack that is on the canvas, in the wanted slices and in the region of interest."""
+    start, stop = settings.slices or (0, len(numbers))
+    if stop > len(numbers):
+        raise SettingsError(f"slices: expected a range within 0:{len(numbers)}, got {start}:{stop}.")
+    top, bottom, left, right = canvas
+    box = [_run_of((numbers >= start) & (numbers < stop)), slice(top, bottom), slice(left, right)]
+    if settings.roi is not None:
+        box = [_common(*parts) for parts in zip(box, _roi_in_stack(volume, settings.roi, canonical, axis), strict=True)]
+    return box[0], box[1], box[2]
+
+
+def _roi_in_stack(volume: Volume, roi: tuple[int, ...], canonical: Canonical, axis: int) -> list[slice]:
+    """Region of interest ``(i0, i1, j0, j1, k0, k1)`` of the input as a box of the stack."""
+    i0, i1, j0, j1, k0, k1 = roi
+    if any(high > size for high, size in zip((k1, j1, i1), volume.shape_kji, strict=True)):
+        most = ",".join(f"0,{size}" for size in reversed(volume.shape_kji))
+        raise SettingsError(f"roi: expected a box within {most}, got {','.join(map(str, roi))}.")
+    inside = np.zeros(volume.shape_kji, bool)
+    inside[k0:k1, j0:j1, i0:i1] = True
+    stack = slices_along(canonical.to_canonical(inside), axis)
+    return [_run_of(stack.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+
+
+def _run_of(wanted: np.ndarray) -> slice:
+    """First to last True of a vector, half-open."""
+    positions = np.flatnonzero(wanted)
+    return slice(int(positions[0]), int(positions[-1]) + 1)
+
+
+def _common(one: slice, other: slice) -> slice:
+    start, stop = max(one.start, other.start), min(one.stop, other.stop)
+    if start >= stop:
+        raise SettingsError("roi: the box lies outside the body or the wanted slices; choose another box.")
+    return slice(start, stop)
