@@ -114,6 +114,9 @@ class MedicalSam3(nn.Module):
             # The trunk is the detector's: without this flag the tracker would build a second one.
             self.tracker_model = Sam3TrackerVideoModel(tracker_config, remove_vision_encoder=True)
             self.tracker_neck = Sam3VisionNeck(config.vision_config)
+            # One random projection encodes positions in SAM3; transformers draws its two copies apart.
+            copy = self.tracker_model.prompt_encoder.shared_embedding
+            copy.load_state_dict(self.tracker_model.shared_image_embedding.state_dict())
 
     @property
     def has_tracker(self) -> bool:

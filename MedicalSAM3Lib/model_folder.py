@@ -115,7 +115,8 @@ def load_model_folder(folder: Path | str) -> LoadedModel:
     Raises:
         WeightsError: A file is missing, changed or of another model; the message names it.
     """
-    from MedicalSAM3Lib.weights import load_strictly, read_tensors
+    from MedicalSAM3Lib.tensor_files import read_tensors
+    from MedicalSAM3Lib.weights import load_strictly
 
     folder = Path(folder)
     sums = verify_sums(folder)
