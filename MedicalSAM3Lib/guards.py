@@ -1,0 +1,111 @@
+"""Refuse, in one line and before it costs anything, what cannot be read or used."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from MedicalSAM3Lib.errors import InputError
+
+CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""Limit and use of a container's memory (cgroup version 2, then 1)."""
+
+
+class _WindowsMemory(ctypes.Structure):
+    """MEMORYSTATUSEX of the Windows API."""
+
+    _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
+        (name, ctypes.c_ulonglong) for name in ("total", "available", "a", "b", "c", "d", "e")
+    ]
+
+
+def available_memory_bytes() -> int:
+    """Memory that this process may still take without swapping, in bytes.
+
+    In a container its limit counts, too. macOS does not tell what is free: there it is all memory.
+    """
+    if sys.platform == "win32":
+        status = _WindowsMemory(length=ctypes.sizeof(_WindowsMemory))
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return int(status.available)
+    if not sys.platform.startswith("linux"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    for limit_file, use_file in CGROUP_FILES:
+        try:
+            limit, used = Path(limit_file).read_text().strip(), Path(use_file).read_text().strip()
+        except OSError:
+            continue
+        if limit.isdigit():
+            free = min(free, max(int(limit) - int(used), 0))
+    return free
+
+
+def require_memory(shape: Sequence[int], bytes_per_voxel: int) -> None:
+    """Refuse an image that would not fit while it is read, before any of it is.
+
+    Args:
+        shape: Size of the array, colours included.
+        bytes_per_voxel: As stored in the file; the float32 copy comes on top.
+
+    Raises:
+        InputError: More memory is needed than the machine has left.
+    """
+    needed = (bytes_per_voxel + 4) * int(np.prod([int(size) for size in shape], dtype=object))
+    free = available_memory_bytes()
+    if needed > free:
+        size = " x ".join(str(size) for size in shape)
+        raise InputError(
+            f"Expected an image that fits in memory, got a header that promises {size} values, which need "
+            f"{needed / 1e9:,.1f} GB where {free / 1e9:,.1f} GB are free; "
+            "crop or resample the image, or check its header."
+        )
+
+
+def pick_frame(frame: int | None, num_frames: int, kind: str = "frames") -> int:
+    """Index of the frame to read; an image of one frame needs no choice.
+
+    Args:
+        frame: What the user asked for, 0-based.
+        num_frames: How many there are.
+        kind: What they are called in the message ("frames", "pages", ...).
+
+    Raises:
+        InputError: There are several and none was asked for, or the one asked for is not there.
+    """
+    if frame is None and num_frames == 1:
+        return 0
+    if frame is None:
+        raise InputError(
+            f"Expected one 3D volume or one picture, got {num_frames} {kind}; "
+            f"pick one with frame= (--frame), 0 to {num_frames - 1}."
+        )
+    if not 0 <= frame < num_frames:
+        raise InputError(
+            f"Expected a frame from 0 to {num_frames - 1}, got {frame}; the image has {num_frames} {kind}."
+        )
+    return frame
+
+
+def check_finite(array: np.ndarray) -> None:
+    """Refuse NaN and infinite voxels.
+
+    Raises:
+        InputError: Says how many there are; they are not replaced, for only the owner knows by what.
+    """
+    if np.isfinite(array).all():
+        return
+    nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+    raise InputError(
+        f"Expected finite voxels, got {nan} NaN and {infinite} infinite of {array.size}; "
+        "replace them, for example by the lowest finite value, and save the image again."
+    )
