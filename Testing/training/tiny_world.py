@@ -1,0 +1,132 @@
+"""A world of bright squares and a network of a few thousand weights, for tests of the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from MedicalSAM3Lib.model import MedicalSam3
+from Training.collate import Batch, LabelState, Sample, collate
+from Training.config import TrainConfig, make_config
+from Training.network import make_architecture
+from Training.train import Data
+
+SIDE = 56
+
+_SMALL: dict[str, Any] = {"hidden_size": 16, "num_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+ARCHITECTURE: dict[str, Any] = {
+    "vision_config": {
+        "backbone_config": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": SIDE,
+            "patch_size": 14,
+            "window_size": 2,
+            "global_attn_indexes": [1],
+            "pretrain_image_size": 28,
+        },
+        "fpn_hidden_size": 16,
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+    },
+    "text_config": {
+        "vocab_size": 64,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "projection_dim": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "bos_token_id": 0,
+        "eos_token_id": 63,
+    },
+    "geometry_encoder_config": _SMALL,
+    "detr_encoder_config": _SMALL,
+    "detr_decoder_config": {**_SMALL, "num_layers": 2, "num_queries": 5},
+    "mask_decoder_config": {"hidden_size": 16, "num_attention_heads": 2},
+}
+
+
+def tiny_model(seed: int = 0) -> MedicalSam3:
+    """Random weights, the same for the same seed, of a size that features can be seen through."""
+    torch.manual_seed(seed)
+    model = MedicalSam3(make_architecture(ARCHITECTURE))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def without_dropout(model: MedicalSam3) -> MedicalSam3:
+    """The same network, which then does not depend on random numbers."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+    return model
+
+
+class FakeTokenizer:
+    """One token per word, by its letters."""
+
+    def encode(self, phrases: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = torch.full((len(phrases), 4), 63)
+        mask = torch.zeros_like(ids)
+        for row, phrase in enumerate(phrases):
+            words = [1 + sum(map(ord, word)) % 60 for word in phrase.split()][:2]
+            ids[row, : len(words) + 2] = torch.tensor([0, *words, 63])
+            mask[row, : len(words) + 2] = 1
+        return ids, mask
+
+
+class SquareSource:
+    """Noise with a bright square: "square" is present, "disc" is absent, "cross" unknown."""
+
+    def __init__(self, batch_slices: int = 2, seed: int = 0, rank: int = 0, length: int = 100) -> None:
+        self._batch_slices, self._seed, self._rank, self._length = batch_slices, seed, rank, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def batch(self, step: int) -> Batch:
+        first = self._rank * self._batch_slices
+        return collate([self._sample(step, first + row) for row in range(self._batch_slices)])
+
+    def prefetched(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        yield from (self.batch(step) for step in range(first_step, last_step))
+
+    def _sample(self, step: int, number: int) -> Sample:
+        rng = np.random.default_rng([self._seed, step, number])
+        top, left = rng.integers(0, SIDE - 24, 2)
+        mask = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+        mask[0, top : top + 20, left : left + 24] = True
+        image = torch.from_numpy(rng.normal(0, 0.2, (3, SIDE, SIDE)).astype(np.float32)) + mask * 2.0
+        nothing = mask[:0]
+        states = (LabelState.PRESENT, LabelState.ABSENT, LabelState.UNKNOWN)
+        return Sample(image, ("square", "disc", "cross"), states, (mask, nothing, nothing))
+
+
+def tiny_config(out: object, **overrides: dict[str, Any]) -> TrainConfig:
+    """Settings of a short run, with whole sections updated by name."""
+    values: dict[str, Any] = {
+        "model": {"architecture": ARCHITECTURE},
+        "data": {"manifest": "unused.parquet", "batch_slices": 2},
+        "losses": {"mask_focal": 200.0, "mask_dice": 10.0},
+        "optim": {"lr": 1e-3, "clip": 1.0},
+        "run": {"out": str(out), "steps": 6, "precision": "fp32", "save_every": 2, "seed": 3, "device": "cpu"},
+    }
+    for section, changes in overrides.items():
+        values[section] = {**values.get(section, {}), **changes}
+    return make_config(values)
+
+
+def tiny_data(batch_slices: int = 2, rank: int = 0) -> Data:
+    """Squares for training, other squares for validation."""
+    train = SquareSource(batch_slices, rank=rank)
+    return Data(train, SquareSource(batch_slices, seed=1, rank=rank, length=2), manifest_sha256="0" * 64)

@@ -1,0 +1,201 @@
+"""The one configuration of a training run: a YAML file, dotted overrides, checked on construction.
+
+    python -m Training.train --config Training/recipes/tiny.yaml optim.lr=1e-4 run.steps=500
+
+Every key is read somewhere (a test looks), an unknown key is an error, and the whole configuration is
+saved with every checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from yaml import YAMLError
+
+from MedicalSAM3Lib.errors import SettingsError
+from MedicalSAM3Lib.preprocess import PreprocessSpec
+from Training.losses import LossConfig
+from Training.transforms import AugmentConfig
+
+Module = Literal["trunk", "neck", "text", "geometry", "encoder", "decoder", "masks", "scoring"]
+MODULES: tuple[str, ...] = get_args(Module)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(_Frozen):
+    """What is trained: an existing checkpoint, or a new network of the given sizes.
+
+    Attributes:
+        start_from: Model folder, checkpoint file or name that the registry knows; "" for a new network.
+        architecture: Keys of ``transformers``' ``Sam3Config`` for a new network.
+        tokenizer: Folder of the tokenizer of a new network; "" for the project's own.
+    """
+
+    start_from: str = ""
+    architecture: dict[str, Any] | None = None
+    tokenizer: str = ""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelConfig:
+        if bool(self.start_from) == (self.architecture is not None):
+            raise ValueError("expected either start_from or architecture, got both or neither")
+        if self.start_from and self.tokenizer:
+            raise ValueError("expected no tokenizer beside start_from (a model brings its own), got one")
+        return self
+
+
+class DataConfig(_Frozen):
+    """Which rows of the manifest are shown, and how.
+
+    Attributes:
+        manifest: Parquet file; its image and mask paths are relative to its folder.
+        batch_slices: Slices a rank sees in one step.
+        phrases_per_slice: Concepts asked of each slice.
+        negatives: Fraction (0..1) of the asked concepts that are absent from their slice.
+        nonsense: Fraction (0..1) of the absent concepts that no volume of the manifest can show.
+        sided_weight: How often one side of a paired organ is asked for, beside any other concept.
+        min_object_pixels, max_objects: Smaller pieces, and those beyond the largest, are no objects.
+        volume_weights: How often a volume is drawn; 1 unless named.
+        preprocess: What the model sees, as it is written into the model folder.
+        augment: How far training pictures depart from the stored ones.
+    """
+
+    manifest: str
+    batch_slices: int = Field(default=1, ge=1)
+    phrases_per_slice: int = Field(default=2, ge=1)
+    negatives: float = Field(default=0.3, ge=0.0, le=1.0)
+    nonsense: float = Field(default=0.3, ge=0.0, le=1.0)
+    sided_weight: float = Field(default=0.35, gt=0.0)
+    min_object_pixels: int = Field(default=6, ge=1)
+    max_objects: int = Field(default=16, ge=1)
+    volume_weights: dict[str, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
+    preprocess: PreprocessSpec = PreprocessSpec(image_size=1008)
+    augment: AugmentConfig = AugmentConfig()
+
+
+class OptimConfig(_Frozen):
+    """AdamW, its learning rates and their schedule (formulas: ``Training/optim.py``).
+
+    Attributes:
+        lr: Learning rate of every module that ``module_lr`` does not name.
+        module_lr: Learning rates by module.
+        layer_decay: Factor (0..1] per layer group of the trunk, from the last down (Eq. 1); 1 = off.
+        layer_groups: Groups into which the trunk's blocks are gathered; None = a group per block.
+        position_embedding_scale: Factor of the trunk's learning rate for its position embedding, which
+            layer decay would otherwise treat as the lowest layer.
+        weight_decay: Decoupled; biases and LayerNorm have none.
+        betas: Of AdamW.
+        clip: Largest L2 norm of the gradient.
+        warmup: Steps of linear rise.
+        timescale: Steps after which the inverse square root has taken the rate to 1/sqrt(2).
+        cooldown: Last steps, over which the rate falls linearly to zero.
+        max_skipped: Steps with a gradient that is not finite that are skipped before the run gives up.
+    """
+
+    lr: float = Field(default=1e-4, gt=0.0)
+    module_lr: dict[Module, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    layer_groups: int | None = Field(default=None, ge=1)
+    position_embedding_scale: float = Field(default=1.0, gt=0.0)
+    weight_decay: float = Field(default=0.1, ge=0.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = Field(default=0.1, gt=0.0)
+    warmup: int = Field(default=0, ge=0)
+    timescale: int = Field(default=1000, ge=1)
+    cooldown: int = Field(default=0, ge=0)
+    max_skipped: int = Field(default=10, ge=0)
+
+
+class WarmStartConfig(_Frozen):
+    """Dense warm start of trunk and neck before the real objective; ``steps`` 0 turns it off."""
+
+    steps: int = Field(default=0, ge=0)
+    lr: float = Field(default=1e-3, gt=0.0)
+    batch_slices: int = Field(default=8, ge=1)
+
+
+class RunConfig(_Frozen):
+    """How long, where and with which arithmetic.
+
+    Attributes:
+        out: Folder of the run: checkpoints, log, TensorBoard.
+        steps: Optimiser steps; or else
+        epochs: Passes over the training slices.
+        device: "auto" (CUDA if there is one), "cpu" or "cuda".
+        precision: "bf16" runs the forward under autocast; weights, losses and AdamW stay fp32.
+        seed: Of the weights, the dropout and the order of the data.
+        save_every: Steps between checkpoints.
+        validate_every: Steps between validations; the best one is kept as ``best``. 0 = never.
+        validate_batches: Most batches a validation looks at.
+        keep: How many of the latest checkpoints stay (``best`` stays besides).
+        num_threads: Threads of one process on the CPU.
+        compile: Compile the forward (``torch.compile``).
+        allow_changed: Dotted keys that may differ from those of the checkpoint that a run resumes.
+    """
+
+    out: str
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0.0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    seed: int = Field(default=42, ge=0)
+    save_every: int = Field(default=1000, ge=1)
+    validate_every: int = Field(default=0, ge=0)
+    validate_batches: int = Field(default=50, ge=1)
+    keep: int = Field(default=2, ge=1)
+    num_threads: int = Field(default=1, ge=1)
+    compile: bool = False
+    allow_changed: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> RunConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("expected either steps or epochs, got both or neither")
+        return self
+
+
+class TrainConfig(_Frozen):
+    """Everything that a run depends on."""
+
+    model: ModelConfig
+    data: DataConfig
+    losses: LossConfig = Field(default_factory=LossConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    warm_start: WarmStartConfig = Field(default_factory=WarmStartConfig)
+    run: RunConfig
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a YAML file and lay ``key.sub=value`` overrides over it.
+
+    Raises:
+        SettingsError: The file cannot be read, or a key is unknown, missing or out of range.
+    """
+    wrong = next((text for text in overrides if not text.partition("=")[0] or "=" not in text), None)
+    if wrong is not None:
+        raise SettingsError(f"Expected overrides like optim.lr=1e-4, got '{wrong}'; write key=value without spaces.")
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"Expected a readable YAML file of settings, got {reason}; check --config.") from error
+    return make_config(values)
+
+
+def make_config(values: Any) -> TrainConfig:
+    """Check nested values; a wrong one raises ``SettingsError`` with one readable line."""
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}.") from error

@@ -1,0 +1,227 @@
+"""The one format that training and evaluation read: a Parquet row per (slice of an image, concept).
+
+    split      train | val | test: slices or patients of the development data; unseen: patients of whom
+               nothing else is used, so that they can say how well the model travels
+    state      present | absent (somebody looked) | unknown (nobody did: no loss, no score)
+
+Paths are relative to the manifest's folder, so a data set can be moved as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from MedicalSAM3Lib.errors import InputError, OutputError
+from MedicalSAM3Lib.model_folder import sha256_of
+
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("image", pa.string()),
+        ("mask", pa.string()),
+        ("volume_id", pa.string()),
+        ("axis", pa.int8()),
+        ("slice_index", pa.int32()),
+        ("concept", pa.string()),
+        ("phrase", pa.string()),
+        ("label_state", pa.string()),
+        ("patient", pa.string()),
+        ("split", pa.string()),
+        ("modality", pa.string()),
+        ("spacing", pa.list_(pa.float64())),
+        ("sha256", pa.string()),
+        ("licence", pa.string()),
+    ]
+)
+
+
+class ManifestRow(BaseModel):
+    """What is known about one concept on one slice.
+
+    Attributes:
+        dataset: Where the image comes from.
+        image: Image file, relative to the manifest.
+        mask: Mask file of this concept on the image's grid, relative to the manifest; "" without one.
+        volume_id: Unique in the manifest.
+        axis: Slices across 0 = left-right, 1 = front-back, 2 = head-foot; 2 for a single picture.
+        slice_index: 0-based, in the image's own numbering; 0 for a single picture.
+        concept: Id in ``Resources/concepts.csv``.
+        phrase: The concept as a person would type it.
+        label_state: Whether the concept is on this slice.
+        patient: Pseudonym; the same person has the same one.
+        split: Who may see the slice.
+        modality: DICOM code, "RGB" or "GREY".
+        spacing: Distance of voxel centres along i, j, k in mm.
+        sha256: Of the image file, hexadecimal.
+        licence: SPDX identifier or name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = Field(min_length=1)
+    image: str = Field(min_length=1)
+    mask: str = ""
+    volume_id: str = Field(min_length=1)
+    axis: Literal[0, 1, 2]
+    slice_index: int = Field(ge=0)
+    concept: str = Field(min_length=1)
+    phrase: str = Field(min_length=1)
+    label_state: Literal["present", "absent", "unknown"]
+    patient: str = Field(min_length=1)
+    split: Literal["train", "val", "test", "unseen"]
+    modality: str
+    spacing: tuple[Positive, Positive, Positive]
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    licence: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _present_has_mask(self) -> ManifestRow:
+        if self.label_state == "present" and not self.mask:
+            raise ValueError("expected a mask for a concept that is present, got none")
+        return self
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Rows and the folder that their paths are relative to."""
+
+    folder: Path
+    rows: tuple[ManifestRow, ...]
+
+    @cached_property
+    def _by_volume(self) -> dict[str, list[ManifestRow]]:
+        volumes: dict[str, list[ManifestRow]] = defaultdict(list)
+        for row in self.rows:
+            volumes[row.volume_id].append(row)
+        return dict(volumes)
+
+    def path(self, name: str) -> Path:
+        """A row's ``image`` or ``mask`` as a path that can be opened."""
+        return self.folder / name
+
+    def volume_ids(self) -> tuple[str, ...]:
+        """All volumes, in the order of the rows."""
+        return tuple(self._by_volume)
+
+    def of_volume(self, volume_id: str) -> tuple[ManifestRow, ...]:
+        """The rows of one volume."""
+        return tuple(self._by_volume[volume_id])
+
+    def concepts(self) -> tuple[str, ...]:
+        """All concept ids, sorted."""
+        return tuple(sorted({row.concept for row in self.rows}))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read rows and check that they contradict neither themselves nor each other (``check_rows``).
+
+    Raises:
+        InputError: The file is no manifest, or its rows are not sound.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"Expected a manifest in Parquet, cannot read {path.name}; run Training.prepare.") from error
+    if set(table.column_names) != set(SCHEMA.names):
+        different = ", ".join(sorted(set(table.column_names) ^ set(SCHEMA.names)))
+        raise InputError(f"Expected the columns of a manifest in {path.name}, got other ones: {different}.")
+    rows = []
+    for number, values in enumerate(table.to_pylist()):
+        try:
+            rows.append(ManifestRow.model_validate(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"]) or "row"
+            raise InputError(f"Row {number} of {path.name}: {name}: {first['msg']}; write it again.") from error
+    check_rows(rows)
+    return Manifest(path.parent, tuple(rows))
+
+
+def write_manifest(path: Path, rows: Sequence[ManifestRow]) -> None:
+    """Check the rows and write them under a temporary name, then in place.
+
+    Raises:
+        InputError: The rows are not sound (``check_rows``).
+        OutputError: The folder is not writable.
+    """
+    check_rows(rows)
+    table = pa.Table.from_pylist([row.model_dump() for row in rows], schema=SCHEMA)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        pq.write_table(table, partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"Expected a writable folder for {path.name}, got: {error.strerror or error}.") from error
+
+
+def check_rows(rows: Sequence[ManifestRow]) -> None:
+    """Refuse duplicates and every way in which a slice or a patient could leak between splits.
+
+    Raises:
+        InputError: Says how many are wrong; never which patient.
+    """
+    if not rows:
+        raise InputError("Expected a manifest with rows, got none; run Training.prepare.")
+    questions = {(row.volume_id, row.axis, row.slice_index, row.concept) for row in rows}
+    _refuse(len(rows) - len(questions), "one row per slice and concept", "repeated rows", "remove them")
+    splits: dict[tuple[str, int, int], set[str]] = defaultdict(set)
+    axes_splits: dict[str, tuple[set[int], set[str]]] = defaultdict(lambda: (set(), set()))
+    patients: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for row in rows:
+        splits[row.volume_id, row.axis, row.slice_index].add(row.split)
+        axes_splits[row.image][0].add(row.axis)
+        axes_splits[row.image][1].add(row.split)
+        patients[row.patient][row.volume_id].add(row.split)
+    leaks = sum(len(found) > 1 for found in splits.values())
+    _refuse(leaks, "each slice in one split", "slices in several", "give all rows of a slice the same split")
+    leaks = sum(len(axes) > 1 and len(found) > 1 for axes, found in axes_splits.values())
+    _refuse(leaks, "images cut along one axis only when split by slices", "cut along several", "use one axis or split")
+    leaks = sum(_leaks(volumes) for volumes in patients.values())
+    _refuse(leaks, "each patient in one split", "patients in several", "split by patient, or by slices of one volume")
+
+
+def check_files(manifest: Manifest) -> None:
+    """Every image and mask is there, and every image is the one whose hash was written down.
+
+    Raises:
+        InputError: Says how many are missing or changed, and the first row that is concerned.
+    """
+    hashes = {row.image: (number, row.sha256) for number, row in enumerate(manifest.rows)}
+    masks = {row.mask: number for number, row in enumerate(manifest.rows) if row.mask}
+    rows_by_file = {**masks, **{image: number for image, (number, _) in hashes.items()}}
+    missing = [number for name, number in rows_by_file.items() if not manifest.path(name).is_file()]
+    if missing:
+        raise InputError(
+            f"Expected all files of the manifest, got {len(missing)} missing (row {min(missing)}); prepare the data again."
+        )
+    changed = [number for image, (number, sha256) in hashes.items() if sha256_of(manifest.path(image)) != sha256]
+    if changed:
+        raise InputError(
+            f"Expected the images that the manifest was made of, got {len(changed)} changed (row {min(changed)}); "
+            "prepare the data again."
+        )
+
+
+def _leaks(volumes: dict[str, set[str]]) -> bool:
+    """Whether a patient is in several splits otherwise than by slices of one volume."""
+    together = set().union(*volumes.values())
+    if len(together) == 1:
+        return False
+    return "unseen" in together or together not in volumes.values()
+
+
+def _refuse(count: int, expected: str, got: str, remedy: str) -> None:
+    if count:
+        raise InputError(f"Expected {expected}, got {count} {got}; {remedy}.")
