@@ -30,7 +30,7 @@ train-tiny: $(VENV)/.dev demo-data  ## train the tiny model again (hours on two 
 	$(PY) -m Training.train --config Training/recipes/tiny.yaml
 
 bench: $(VENV)/.dev  ## time of 1, 4 and 16 concepts beside one full forward per slice and concept
-	$(PY) -m Testing.benchmarks.concepts
+	$(PY) -m Testing.benchmarks.bench_prompts
 
 test: $(VENV)/.dev  ## the tests: minutes on two cores, no GPU, no network
 	OMP_NUM_THREADS=$(THREADS) $(PY) -m pytest -m "not slow"

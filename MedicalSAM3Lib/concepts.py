@@ -1,0 +1,170 @@
+"""The vocabulary: known concepts, and how typed words find them.
+
+A phrase is split into a side ("left", "right" or "") and the rest, and both are looked up together, so
+"Kidney right" and "right kidneys" are one concept and "left liver" is none. A phrase that fits two
+concepts fits none: a wrong code on a segment is worse than no code. Phrases that are not found can still
+be segmented; they have no id and no codes, and a colour derived from their words.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import csv
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from MedicalSAM3Lib.resources import ResourceError, resource
+from MedicalSAM3Lib.structures import Codes
+from MedicalSAM3Lib.words import split_side
+
+HEADER = (
+    "concept_id", "name", "synonyms", "side", "parent",
+    "category_code", "type_code", "modifier_code", "colour", "datasets",
+)  # fmt: skip
+
+Rgb = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """One row of ``Resources/concepts.csv``.
+
+    Attributes:
+        concept_id: Stable name for programs ("left_kidney").
+        name: As a person would write it ("left kidney").
+        synonyms: Other phrases for exactly the same thing.
+        side: "left", "right" or "".
+        parent: ``concept_id`` of the whole that it is a part or a kind of, or "".
+        codes: Terminology, empty where no published list has the concept.
+        colour: RGB, 0..255: the terminology's own, else derived from the name.
+        datasets: Names of the data sets that label it.
+    """
+
+    concept_id: str
+    name: str
+    synonyms: tuple[str, ...] = ()
+    side: str = ""
+    parent: str = ""
+    codes: Codes = Codes()  # noqa: RUF009 - frozen, so shared without harm
+    colour: Rgb = (0, 0, 0)
+    datasets: tuple[str, ...] = ()
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """The name and all synonyms."""
+        return (self.name, *self.synonyms)
+
+
+@cache
+def load_concepts() -> tuple[Concept, ...]:
+    """All known concepts, in the order of the file.
+
+    Raises:
+        ResourceError: The file is missing or damaged.
+    """
+    return read_concepts(resource("concepts.csv"))
+
+
+def read_concepts(path: Path) -> tuple[Concept, ...]:
+    """Read a vocabulary file and check it.
+
+    Raises:
+        ResourceError: Another header, an id twice, an unknown parent, a malformed side, code or colour.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != HEADER:
+            raise ResourceError(f"{path.name}: expected the columns {', '.join(HEADER)}, got {reader.fieldnames}.")
+        concepts = tuple(_concept(row, path.name) for row in reader)
+    _check_ids(concepts, path.name)
+    return concepts
+
+
+def find_concept(phrase: str) -> Concept | None:
+    """The concept that a typed phrase means, whatever its case, plural, synonym and place of the side.
+
+    Returns:
+        None when nothing fits or when more than one concept does.
+    """
+    return _index(load_concepts()).get(split_side(phrase))
+
+
+def normalise(phrase: str) -> str:
+    """One spelling for all ways of typing a phrase: "Kidneys, RIGHT" and "right kidney" give "right kidney"."""
+    return " ".join(part for part in split_side(phrase) if part)
+
+
+def colour_of(phrase: str) -> Rgb:
+    """RGB, 0..255, of a phrase: the concept's own, else one derived from the words, the same in every run."""
+    concept = find_concept(phrase)
+    return concept.colour if concept else derive_colour(phrase)
+
+
+def derive_colour(phrase: str) -> Rgb:
+    """A clear colour from the words alone. Never grey: Slicer's lists use grey for "no colour"."""
+    digest = hashlib.sha256(normalise(phrase).encode()).digest()
+    hue = int.from_bytes(digest[:4], "big") / 2**32
+    saturation = 0.45 + 0.35 * digest[4] / 255
+    value = 0.75 + 0.2 * digest[5] / 255
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
+    return red, green, blue
+
+
+@cache
+def _index(concepts: tuple[Concept, ...]) -> Mapping[tuple[str, str], Concept]:
+    """(side, words) to the one concept that has them; words of two concepts are left out."""
+    owners: dict[tuple[str, str], dict[str, Concept]] = {}
+    for concept in concepts:
+        for phrase in concept.phrases:
+            owners.setdefault(split_side(phrase), {})[concept.concept_id] = concept
+    return {key: next(iter(found.values())) for key, found in owners.items() if len(found) == 1}
+
+
+def _concept(row: Mapping[str, str], file: str) -> Concept:
+    if row["side"] not in ("", "left", "right"):
+        raise ResourceError(f"{file}: {row['concept_id']}: expected side left, right or nothing, got '{row['side']}'.")
+    codes = Codes(row["category_code"], row["type_code"], row["modifier_code"])
+    for code in (codes.category, codes.type, codes.modifier):
+        if code and (code.count("^") != 2 or not all(code.split("^"))):
+            raise ResourceError(f"{file}: {row['concept_id']}: expected scheme^value^meaning, got '{code}'.")
+    return Concept(
+        concept_id=row["concept_id"],
+        name=row["name"],
+        synonyms=_parts(row["synonyms"]),
+        side=row["side"],
+        parent=row["parent"],
+        codes=codes,
+        colour=_colour(row, file),
+        datasets=_parts(row["datasets"]),
+    )
+
+
+def _parts(cell: str) -> tuple[str, ...]:
+    return tuple(part for part in cell.split("|") if part)
+
+
+def _colour(row: Mapping[str, str], file: str) -> Rgb:
+    if not row["colour"]:
+        return derive_colour(row["name"])
+    try:
+        red, green, blue = bytes.fromhex(row["colour"].removeprefix("#"))
+    except ValueError as error:
+        message = f"{file}: {row['concept_id']}: expected a colour like #dd8265, got '{row['colour']}'."
+        raise ResourceError(message) from error
+    return red, green, blue
+
+
+def _check_ids(concepts: Iterable[Concept], file: str) -> None:
+    seen: set[str] = set()
+    for concept in concepts:
+        if not concept.concept_id or not concept.name or concept.concept_id in seen:
+            raise ResourceError(
+                f"{file}: expected a name and an id of its own, got '{concept.concept_id}' again or empty."
+            )
+        seen.add(concept.concept_id)
+    for concept in concepts:
+        if concept.parent and concept.parent not in seen:
+            raise ResourceError(f"{file}: {concept.concept_id}: expected a known parent, got '{concept.parent}'.")
