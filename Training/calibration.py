@@ -1,0 +1,58 @@
+"""Fit what presence means: temperature, bias and threshold, on validation slices only.
+
+A presence logit orders slices well long before its sigmoid is a probability. Two numbers repair that (Platt,
+1999); the threshold is then the lowest at which the asked share of absent concepts is turned down.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from MedicalSAM3Lib.presence import SliceCalibration
+
+WANTED_SPECIFICITY = 0.97
+"""Of validation pairs, so that other slices stay above 0.95."""
+
+THRESHOLD_RANGE = (0.3, 0.9)
+"""A threshold outside would say that presence was not learned; calibration must not hide that."""
+
+
+def fit_calibration(logits: np.ndarray, is_present: np.ndarray) -> SliceCalibration:
+    """Fit ``p = sigmoid(logit / temperature + bias)`` and a threshold.
+
+    Args:
+        logits: Presence logits ``(n,)`` of (slice, phrase) pairs.
+        is_present: bool ``(n,)``.
+
+    Raises:
+        ValueError: Without both present and absent pairs there is nothing to fit.
+    """
+    present = np.asarray(is_present, bool)
+    if present.all() or not present.any():
+        raise ValueError("Expected present and absent pairs, got only one kind; use more validation slices.")
+    # Both kinds weigh the same: how often a phrase is right says nothing about the next one.
+    weights = np.where(present, 0.5 / present.sum(), 0.5 / (~present).sum())
+
+    def cross_entropy(parameters: np.ndarray) -> float:
+        scaled = logits * np.exp(parameters[0]) + parameters[1]
+        return float(np.sum(weights * np.logaddexp(0.0, np.where(present, -scaled, scaled))))
+
+    slope, bias = minimize(cross_entropy, np.zeros(2), method="Nelder-Mead").x
+    probability = expit(logits * np.exp(slope) + bias)
+    threshold = np.quantile(probability[~present], WANTED_SPECIFICITY)
+    return SliceCalibration(
+        temperature=float(np.exp(-slope)), bias=float(bias), threshold=float(np.clip(threshold, *THRESHOLD_RANGE))
+    )
+
+
+def expected_calibration_error(probability: np.ndarray, is_present: np.ndarray, bins: int = 10) -> float:
+    """Mean gap between what presence promises and what is true, over equally wide bins (Guo et al., 2017)."""
+    rows = np.clip((probability * bins).astype(int), 0, bins - 1)
+    gaps = [
+        abs(probability[rows == row].mean() - np.asarray(is_present)[rows == row].mean()) * (rows == row).mean()
+        for row in range(bins)
+        if (rows == row).any()
+    ]
+    return float(sum(gaps))

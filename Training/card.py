@@ -1,0 +1,113 @@
+"""The model card of a model that this project trains: what it saw, what it can do, what it must not be used for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from Training.config import TrainConfig
+from Training.manifest import Manifest
+from Training.scoring import LARGE, SIDES, Scores
+
+_HEAD = """# Demonstration model of MedicalSAM3
+
+**Not for any medical use.** This small network shows that the software works. It was trained on a handful of
+volumes, it will be wrong on other people's images, and it must not inform any decision about a patient.
+
+SAM3's architecture at small sizes (classes of `transformers`, Apache-2.0), trained from nothing by
+`Training/recipes/tiny.yaml`; no weights of another model went into it. Licence: Apache-2.0.
+It answers on axial slices of CT and MR of the trunk, and only for the concepts listed below.
+It has a detector and no tracker.
+"""
+
+_METHOD = """## How the numbers were made
+
+Dice between the shipped pipeline (`medsam3 segment`, default settings) and the reference, over the voxels of all
+slices of a set. **The references are pseudo-labels**: the output of another program (TotalSegmentator, and 3D Slicer's
+sample segmentation for the chest), not drawn by a person. Held-out slices lie in slabs of the training volumes that
+no training step saw, with a margin on both sides; they are of *the same people*. The unseen patient is another
+person on another scanner, and chose nothing: no size, no epoch, no threshold. A concept that is missed counts 0.
+"""
+
+
+def make_card(
+    config: TrainConfig, manifest: Manifest, *, held_out: Scores, unseen: Scores
+) -> tuple[str, dict[str, object]]:
+    """Markdown of the card, and the same numbers for machines."""
+    summary = {"held_out": _summary(held_out), "unseen": _summary(unseen)}
+    parts = [
+        _HEAD,
+        _data_table(manifest),
+        _METHOD,
+        _summary_table(summary),
+        _concept_table(held_out, unseen),
+        f"Trained for {config.warm_start.steps} steps of dense warm start and {config.run.steps} steps of the full "
+        f"objective, {config.data.batch_slices} slices a step, seed {config.run.seed}.\n",
+    ]
+    return "\n".join(parts), summary
+
+
+def _summary(scores: Scores) -> dict[str, Any]:
+    large, count = scores.mean_dice(LARGE)
+    every, every_count = scores.mean_dice(name for name in scores.overlaps if not name.startswith(SIDES))
+    sided, sided_count = scores.mean_dice(name for name in scores.overlaps if name.startswith(SIDES))
+    return {
+        "dice_large": large,
+        "concepts_large": count,
+        "dice_all": every,
+        "concepts_all": every_count,
+        "dice_sided": sided,
+        "concepts_sided": sided_count,
+        "absent_rejected": scores.wrong.rate,
+        "absent_asked": scores.wrong.asked,
+        "nonsense_rejected": scores.nonsense.rate,
+        "nonsense_asked": scores.nonsense.asked,
+        "dice": {name: round(overlap.dice, 4) for name, overlap in sorted(scores.overlaps.items())},
+    }
+
+
+def _data_table(manifest: Manifest) -> str:
+    volumes: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    facts = {}
+    for row in manifest.rows:
+        volumes[row.volume_id][row.split].add(row.slice_index)
+        facts[row.volume_id] = (row.modality, row.dataset, row.licence)
+    lines = [
+        "## Data\n",
+        "| volume | kind | package | licence | training | validation | test | unseen |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for volume_id, splits in volumes.items():
+        counts = " | ".join(str(len(splits[name])) for name in ("train", "val", "test", "unseen"))
+        lines.append(f"| {volume_id} | {' | '.join(facts[volume_id])} | {counts} |")
+    return "\n".join(lines) + "\n\nNumbers are slices; one volume is one person.\n"
+
+
+def _summary_table(summary: dict[str, Any]) -> str:
+    rows = [
+        ("mean Dice, large organs, muscles and bones", "dice_large", "concepts_large"),
+        ("mean Dice, all concepts", "dice_all", "concepts_all"),
+        ("mean Dice, one side of paired organs", "dice_sided", "concepts_sided"),
+        ("absent organs not found", "absent_rejected", "absent_asked"),
+        ("nonsense phrases not found", "nonsense_rejected", "nonsense_asked"),
+    ]
+    lines = ["| | held-out slices | unseen patient |", "|---|---|---|"]
+    for title, value, count in rows:
+        cells = [f"{summary[of][value]:.3f} (n={summary[of][count]})" for of in ("held_out", "unseen")]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return (
+        "\n".join(lines)
+        + "\n\nHeld-out questions are asked slice by slice, those to the unseen patient of the volume.\n"
+    )
+
+
+def _concept_table(held_out: Scores, unseen: Scores) -> str:
+    lines = ["## Dice by concept\n", "| concept | held-out slices | unseen patient |", "|---|---|---|"]
+    for name in sorted({*held_out.overlaps, *unseen.overlaps}):
+        cells = [_cell(scores, name) for scores in (held_out, unseen)]
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(scores: Scores, name: str) -> str:
+    return f"{scores.overlaps[name].dice:.2f}" if name in scores.overlaps else ""

@@ -1,0 +1,161 @@
+"""What a finished model is worth: the shipped pipeline on slices and volumes that training never saw.
+
+Nothing here looks into the network. A held-out slice is asked as a volume of one slice in its place; the
+unseen patient is asked as a whole. A concept that is missed counts Dice 0; one that is absent and not found
+has no Dice and is counted by ``Rejections``.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from MedicalSAM3Lib.config import SegmentSettings
+from MedicalSAM3Lib.files import read_volume
+from MedicalSAM3Lib.model_folder import LoadedModel
+from MedicalSAM3Lib.pipeline import segment
+from MedicalSAM3Lib.structures import Segmentation, Volume
+from Training.manifest import Manifest, ManifestRow
+from Training.phrases import PhraseBank
+
+SIDES = ("left_", "right_")
+
+LARGE = (
+    "liver", "spleen", "kidney", "stomach", "urinary_bladder", "colon", "aorta", "heart", "lung",
+    "back_muscle", "psoas_muscle", "gluteal_muscle", "vertebra", "sacrum", "hip_bone", "femur",
+)  # fmt: skip
+"""Large organs, muscles and bones: the set over which the published mean is taken, fixed before training."""
+
+
+@dataclass
+class Overlap:
+    """Voxels of one concept, summed over slices: prediction, reference and both."""
+
+    predicted: int = 0
+    reference: int = 0
+    both: int = 0
+    slices: int = 0
+
+    def add(self, predicted: np.ndarray, reference: np.ndarray) -> None:
+        """Count one more mask."""
+        self.predicted += int(predicted.sum())
+        self.reference += int(reference.sum())
+        self.both += int((predicted & reference).sum())
+        self.slices += 1
+
+    @property
+    def dice(self) -> float:
+        """Dice over all voxels counted; NaN where the reference has none."""
+        return 2 * self.both / (self.predicted + self.reference) if self.reference else float("nan")
+
+
+@dataclass
+class Rejections:
+    """How often something that is not there was not found."""
+
+    asked: int = 0
+    rejected: int = 0
+
+    def add(self, found: bool) -> None:
+        """Count one more question."""
+        self.asked += 1
+        self.rejected += not found
+
+    @property
+    def rate(self) -> float:
+        """Fraction not found; NaN if nothing was asked."""
+        return self.rejected / self.asked if self.asked else float("nan")
+
+
+@dataclass
+class Scores:
+    """Result of a split: Dice by concept, and what was turned down."""
+
+    overlaps: dict[str, Overlap] = field(default_factory=lambda: defaultdict(Overlap))
+    wrong: Rejections = field(default_factory=Rejections)
+    nonsense: Rejections = field(default_factory=Rejections)
+
+    def mean_dice(self, concepts: Iterable[str]) -> tuple[float, int]:
+        """Mean over those of the concepts that have a reference, and how many these are."""
+        values = [self.overlaps[name].dice for name in concepts if name in self.overlaps]
+        values = [value for value in values if not np.isnan(value)]
+        return (float(np.mean(values)) if values else float("nan")), len(values)
+
+
+class Examiner:
+    """Asks a model about the volumes of a manifest.
+
+    Args:
+        model: As ``load_model`` returns it.
+        manifest: Rows of the split that is examined.
+        nonsense: Phrases that no slice can answer, none of them used in training.
+    """
+
+    def __init__(self, model: LoadedModel, manifest: Manifest, nonsense: Sequence[str]) -> None:
+        self._model = model
+        self._manifest = manifest
+        self._bank = PhraseBank(manifest.concepts())
+        self._nonsense = tuple(nonsense)
+
+    def slices(self, split: str) -> Scores:
+        """Every slice of a split by itself."""
+        scores = Scores()
+        for volume_id in self._manifest.volume_ids():
+            rows = [row for row in self._manifest.of_volume(volume_id) if row.split == split]
+            if rows:
+                volume, masks = self._read(rows)
+                for k in sorted({row.slice_index for row in rows}):
+                    on_slice = [row for row in rows if row.slice_index == k]
+                    self._ask(scores, volume, masks, on_slice, SegmentSettings(slices=(k, k + 1), axis="2"))
+        return scores
+
+    def volume(self, volume_id: str) -> Scores:
+        """A whole volume at once, as a user asks it."""
+        scores = Scores()
+        rows = list(self._manifest.of_volume(volume_id))
+        volume, masks = self._read(rows)
+        self._ask(scores, volume, masks, rows, SegmentSettings())
+        return scores
+
+    def _ask(
+        self,
+        scores: Scores,
+        volume: Volume,
+        masks: dict[str, np.ndarray],
+        rows: list[ManifestRow],
+        settings: SegmentSettings,
+    ) -> None:
+        present = {row.concept for row in rows if row.label_state == "present"}
+        unknown = {row.concept for row in rows if row.label_state == "unknown"}
+        known = {row.concept for row in rows} - unknown
+        chosen = slice(*settings.slices) if settings.slices else slice(None)
+        # A side and the whole organ would compete for the same voxels: they are asked one after the other.
+        for group in (
+            [c for c in sorted(known) if not c.startswith(SIDES)],
+            [c for c in sorted(known) if c.startswith(SIDES)],
+        ):
+            if not group:
+                continue
+            asked_nonsense = self._nonsense if not group[0].startswith(SIDES) else ()
+            result = segment(volume, [*(self._bank.name(c) for c in group), *asked_nonsense], self._model, settings)
+            for concept, finding in zip(group, result.findings, strict=False):
+                if concept in present:
+                    predicted = result.mask_kji(finding)[chosen]
+                    scores.overlaps[concept].add(predicted, masks[concept][chosen])
+                else:
+                    scores.wrong.add(finding.state == "found")
+            self._count_nonsense(scores, result, len(group))
+
+    @staticmethod
+    def _count_nonsense(scores: Scores, result: Segmentation, first: int) -> None:
+        for finding in result.findings[first:]:
+            scores.nonsense.add(finding.state == "found")
+
+    def _read(self, rows: list[ManifestRow]) -> tuple[Volume, dict[str, np.ndarray]]:
+        volume = read_volume(self._manifest.path(rows[0].image))
+        paths = {row.concept: row.mask for row in rows if row.mask}
+        masks = {concept: read_volume(self._manifest.path(path)).array > 0.5 for concept, path in paths.items()}
+        return volume, masks
