@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from MedicalSAM3Lib.errors import RunError
-from MedicalSAM3Lib.runtime import Runtime, free_host_bytes
+from MedicalSAM3Lib.guards import available_memory_bytes
+from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.structures import OnProgress, Progress
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _encode_batch(stack: SliceStack, batch: slice, net: MedicalSam3, runtime: Ru
 
 
 def _check_memory(needed: int, n_slices: int, budget_gb: float | None) -> None:
-    budget = 0.7 * free_host_bytes() if budget_gb is None else budget_gb * 1e9
+    budget = 0.7 * available_memory_bytes() if budget_gb is None else budget_gb * 1e9
     if needed > budget:
         raise RunError(
             f"The features of {n_slices} slices need {needed / 1e9:.1f} GB, {budget / 1e9:.1f} GB may be used; "

@@ -13,9 +13,7 @@ import torch
 
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.errors import RunError, SettingsError
-
-_ASSUMED_FREE_BYTES = 4 << 30
-"""Taken where the system does not say how much memory is free (macOS, Windows)."""
+from MedicalSAM3Lib.guards import available_memory_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ class Runtime:
             return int(torch.cuda.mem_get_info(self.device)[0])
         if self.device.type == "mps":
             return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-        return free_host_bytes()
+        return available_memory_bytes()
 
     def batch_size(self, bytes_each: int, most: int) -> int:
         """How many things of a size go through at once: half of the free memory, 1 to ``most``."""
@@ -74,17 +72,14 @@ def pick_runtime(settings: SegmentSettings) -> Runtime:
     return Runtime(device, torch.float32 if settings.speed == "exact" else _fast_dtype(device))
 
 
-def free_host_bytes() -> int:
-    """Memory of this machine that can be used without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return _ASSUMED_FREE_BYTES
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+def start_peak_memory(device: torch.device) -> None:
+    """Begin a new measurement of a CUDA device; the peak of a process cannot be set back."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_mb(device: torch.device) -> dict[str, float | None]:
-    """Most memory in use so far: of this process (``host``) and, since the run's start, of a CUDA device."""
+    """Most memory in use: of this process so far (``host``), and of a CUDA device since ``start_peak_memory``."""
     peaks: dict[str, float | None] = {"host": None, "device": None}
     if sys.platform != "win32":
         import resource

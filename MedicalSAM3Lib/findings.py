@@ -1,0 +1,118 @@
+"""One answer per asked concept: is it there, how large is it, and where should a person look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from MedicalSAM3Lib.concepts import colour_of, find_concept
+from MedicalSAM3Lib.detector import Detections
+from MedicalSAM3Lib.fusion import Labels
+from MedicalSAM3Lib.presence import VolumeRule, presence_of_volume
+from MedicalSAM3Lib.stack import SliceStack
+from MedicalSAM3Lib.structures import Codes, Finding, State
+
+UNSURE_BAND = 0.15
+"""A slice whose presence is this close to the threshold could as well have been decided the other way."""
+
+LEAST_AGREEMENT = 0.5
+"""Below this IoU the instances and the semantic map of a slice tell two stories."""
+
+LEAST_INSTANCE_VOXELS = 3
+"""Smaller parts are specks: they stay in the mask, but are not counted as objects of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Presence of one concept in the volume, and what follows; ``reason`` is empty when found."""
+
+    state: State
+    presence: float | None
+    reason: str = ""
+
+
+def judge(slice_presence: np.ndarray, slice_mm: float, rule: VolumeRule) -> Verdict:
+    """Decide from the presences ``(N,)`` of its slices whether a concept is in the volume."""
+    if np.isnan(slice_presence).any():
+        return Verdict("failed", None, "The model's answer was not a number; run again with speed 'exact'.")
+    presence = presence_of_volume(slice_presence, slice_mm, rule)
+    if presence < rule.threshold:
+        return Verdict("not_found", presence, f"Its presence is {presence:.2f}, below {rule.threshold:.2f}.")
+    return Verdict("found", presence)
+
+
+def make_findings(
+    phrases: Sequence[str],
+    verdicts: Sequence[Verdict],
+    detections: Detections,
+    labels: Labels,
+    stack: SliceStack,
+    threshold: float,
+    voxel_ml: float,
+) -> tuple[Finding, ...]:
+    """Write the answers, in the order asked.
+
+    Args:
+        labels: Of the concepts whose verdict is "found", on the region of ``stack``.
+        threshold: Of a slice's presence.
+        voxel_ml: Volume of a voxel in millilitres.
+    """
+    boxes = [ndimage.find_objects(layer) for layer in labels.layers]
+    findings = []
+    for number, (phrase, verdict) in enumerate(zip(phrases, verdicts, strict=True)):
+        review = _review_slices(detections, number, threshold, stack)
+        common = _identity(phrase) | {"phrase": phrase, "presence": verdict.presence}
+        voxels = labels.voxels.get(number, 0)
+        if voxels == 0:
+            state: State = "not_found" if verdict.state == "found" else verdict.state
+            reason = verdict.reason or _why_empty(detections, number)
+            findings.append(Finding(state=state, reason=reason, review_slices=review, **common))  # type: ignore[arg-type]
+            continue
+        layer, label = labels.layer_of[number], number + 1
+        box = boxes[layer][label - 1]
+        ends = stack.slice_numbers[[box[0].start, box[0].stop - 1]]
+        findings.append(
+            Finding(
+                state="found",
+                confidence=labels.confidence[number],
+                voxels=voxels,
+                volume_ml=voxels * voxel_ml,
+                slice_range=(int(ends.min()), int(ends.max())),
+                review_slices=review,
+                instances=count_instances(labels.layers[layer][box] == label),
+                layer=layer,
+                label=label,
+                **common,  # type: ignore[arg-type]
+            )
+        )
+    return tuple(findings)
+
+
+def count_instances(mask: np.ndarray) -> int:
+    """Count the connected parts (26 neighbours) of a mask that are no specks; at least 1."""
+    parts, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    return max(1, int((sizes >= LEAST_INSTANCE_VOXELS).sum()))
+
+
+def _identity(phrase: str) -> dict[str, object]:
+    concept = find_concept(phrase)
+    if concept is None:
+        return {"colour": colour_of(phrase), "codes": Codes()}
+    return {"concept_id": concept.concept_id, "colour": concept.colour, "codes": concept.codes}
+
+
+def _review_slices(detections: Detections, concept: int, threshold: float, stack: SliceStack) -> tuple[int, ...]:
+    unsure = np.abs(detections.presence[concept] - threshold) <= UNSURE_BAND
+    with_two_stories = detections.agreement[concept] < LEAST_AGREEMENT
+    return tuple(sorted(int(number) for number in stack.slice_numbers[unsure | with_two_stories]))
+
+
+def _why_empty(detections: Detections, concept: int) -> str:
+    has_mask = any(key[0] == concept and bool((one.logits > 0).any()) for key, one in detections.maps.items())
+    if has_mask:
+        return "It seems present, but every voxel is more confidently another concept or outside the region."
+    return "It seems present, but no voxel is confident enough for a mask."
