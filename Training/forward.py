@@ -61,7 +61,7 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True)
-class _Memory:
+class Memory:
     """What the queries look at: prompt tokens, and image tokens with their positions added for the keys."""
 
     prompt: Tensor
@@ -90,13 +90,13 @@ def forward_train(
         text_mask=prompt.mask,
     )
     height, width = pyramid.levels[-1].shape[-2:]
-    memory = _Memory(
+    memory = Memory(
         prompt=prompt.tokens,
         image=encoded.last_hidden_state,
         image_keys=encoded.last_hidden_state + encoded.pos_embeds_flattened,
         grid=(height, width),
     )
-    layers, hidden = _decode(model, memory, prompt, one_to_many)
+    layers, hidden = decode_layers(model, memory, prompt, one_to_many)
     count = model.detector_model.detr_decoder.query_embed.num_embeddings
     instances, semantic = None, None
     if with_masks:
@@ -145,7 +145,9 @@ def freeze_unused(model: MedicalSam3, with_masks: bool = True) -> list[str]:
     return names
 
 
-def _decode(model: MedicalSam3, memory: _Memory, prompt: Prompt, one_to_many: bool) -> tuple[list[LayerOutput], Tensor]:
+def decode_layers(
+    model: MedicalSam3, memory: Memory, prompt: Prompt, one_to_many: bool
+) -> tuple[list[LayerOutput], Tensor]:
     """All decoder layers for all queries, and the last layer's normalised states ``(B, Q or 2Q, C)``."""
     decoder = model.detector_model.detr_decoder
     batch, copies = memory.image.shape[0], 2 if one_to_many else 1
@@ -177,7 +179,7 @@ def _layer(
     hidden: Tensor,
     position: Tensor,
     attended: int,
-    memory: _Memory,
+    memory: Memory,
     prompt_mask: Tensor | None,
     bias: Tensor,
 ) -> Tensor:
