@@ -15,7 +15,8 @@ On one rank the terms equal those of the published ``sam3`` package. Departures,
 - presence of the map (``semantic_presence``) reads the decoder's presence logit: the map has no logit
   of its own in SAM3, so this adds plain cross-entropy to the presence term, as Medical SAM3 did;
 - boxes without area give finite numbers (the package divides 0 by 0);
-- a query that answers for several objects takes the last one's quality on every device.
+- a query that answers for several objects takes the last one's quality on every device;
+- points sampled in the outermost half pixel see that pixel, not a border of zeros.
 
 K decoder layers, B pairs, Q queries, T objects of the batch.
 """

@@ -88,7 +88,8 @@ def union_of_objects(masks_tss: Tensor, object_pair: Tensor, pairs: int) -> Tens
 
 
 def _sample(image_mhw: Tensor, places_mp2: Tensor) -> Tensor:
-    """Bilinear values ``(M, P)`` at x, y in 0..1 from edge to edge; nothing lies outside."""
+    """Bilinear values ``(M, P)`` at x, y in 0..1 from edge to edge; the outermost pixels reach to the edge."""
     if len(image_mhw) == 0:
         return image_mhw.new_zeros(places_mp2.shape[:2]) + image_mhw.sum()
-    return functional.grid_sample(image_mhw[:, None], 2 * places_mp2[:, None] - 1, align_corners=False)[:, 0, 0]
+    grid = 2 * places_mp2[:, None] - 1
+    return functional.grid_sample(image_mhw[:, None], grid, padding_mode="border", align_corners=False)[:, 0, 0]

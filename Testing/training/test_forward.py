@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Sam3Config
 
-from MedicalSAM3Lib.model import MedicalSam3, Pyramid, TextFeatures
-from Training.forward import Outputs, forward_train, freeze_unused
+from MedicalSAM3Lib.model import MedicalSam3, Prompt, Pyramid, TextFeatures
+from Training.forward import Memory, Outputs, decode_layers, forward_train, freeze_unused
 
+FROZEN = Path(__file__).parent / "data" / "decoder.safetensors"
 SIDE, QUERIES, LAYERS = 56, 7, 3
 
 
-def tiny_config(dropout: float = 0.0) -> Sam3Config:
+def tiny_config(width_of_detector: int = 32, width_of_mlp: int = 48) -> Sam3Config:
     """SAM3's shape with every width small: a 4 x 4 token grid and 16 x 16 masks."""
-    width = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "dropout": dropout}
+    size = width_of_detector
+    width = {"hidden_size": size, "intermediate_size": width_of_mlp, "num_attention_heads": 4, "dropout": 0.0}
     trunk = {
         "model_type": "sam3_vit_model",
         "hidden_size": 32,
@@ -42,14 +47,14 @@ def tiny_config(dropout: float = 0.0) -> Sam3Config:
     return Sam3Config(
         vision_config={
             "backbone_config": trunk,
-            "fpn_hidden_size": 32,
+            "fpn_hidden_size": size,
             "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
         },
         text_config=text,
         geometry_encoder_config=dict(width, num_layers=1),
         detr_encoder_config=dict(width, num_layers=1),
         detr_decoder_config=dict(width, num_layers=LAYERS, num_queries=QUERIES),
-        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 4, "dropout": dropout},
+        mask_decoder_config={"hidden_size": size, "num_attention_heads": 4, "dropout": 0.0},
     )
 
 
@@ -219,3 +224,36 @@ def test_a_confident_wrong_presence_can_still_be_unlearned(model: MedicalSam3) -
     assert bool((presence > 10).all())
     (gradient,) = torch.autograd.grad(presence.sum(), head.layer3.bias)
     assert gradient.item() == pytest.approx(3.0)
+
+
+def test_same_decoder_answers_and_gradients_as_the_published_package() -> None:
+    frozen = load_file(FROZEN)
+    model = MedicalSam3(tiny_config(16, 24)).double()
+    detector = model.detector_model
+    modules = {"decoder": detector.detr_decoder, "scoring": detector.dot_product_scoring}
+    for prefix, module in modules.items():
+        start = f"weight.{prefix}."
+        module.load_state_dict({name[len(start) :]: frozen[name] for name in frozen if name.startswith(start)})
+    image, tokens = frozen["image"].requires_grad_(), frozen["prompt"].requires_grad_()
+    prompt = Prompt(tokens, frozen["mask"])
+    layers, _ = decode_layers(
+        model, Memory(tokens, image, image + frozen["position"], (4, 4)), prompt, one_to_many=True
+    )
+    loss = torch.zeros((), dtype=torch.float64)
+    for k, layer in enumerate(layers):
+        answers = {
+            "presence": layer.presence,
+            "one_logits": layer.logits[:, :QUERIES],
+            "one_boxes": layer.boxes_cxcywh[:, :QUERIES],
+            "many_logits": layer.logits[:, QUERIES:],
+            "many_boxes": layer.boxes_cxcywh[:, QUERIES:],
+        }
+        for name, answer in answers.items():
+            torch.testing.assert_close(answer, frozen[f"out.{name}.{k}"], atol=1e-9, rtol=1e-9)
+            loss = loss + answer.square().sum()
+    loss.backward()
+    torch.testing.assert_close(image.grad, frozen["grad.image"], atol=1e-8, rtol=1e-8)
+    torch.testing.assert_close(tokens.grad, frozen["grad.prompt"], atol=1e-8, rtol=1e-8)
+    for prefix, module in modules.items():
+        for name, parameter in module.named_parameters():
+            torch.testing.assert_close(parameter.grad, frozen[f"grad.{prefix}.{name}"], atol=1e-8, rtol=1e-8)
