@@ -77,7 +77,7 @@ class SliceStack:
     def batch(self, indices: slice, device: torch.device) -> Tensor:
         """Make the model's input for some slices: ``(n, 3, S, S)`` on the device."""
         slices = self.pictures[indices]
-        channels = []
+        channels: list[Tensor] = []
         for channel in range(3):
             if channel and slices.ndim == 3 and self.ranges[channel] == self.ranges[channel - 1]:
                 channels.append(channels[-1])
@@ -164,7 +164,7 @@ def _roi_in_stack(volume: Volume, roi: tuple[int, ...], canonical: Canonical, ax
     inside = np.zeros(volume.shape_kji, bool)
     inside[k0:k1, j0:j1, i0:i1] = True
     stack = slices_along(canonical.to_canonical(inside), axis)
-    return [_run_of(stack.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    return [_run_of(np.any(stack, axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
 
 
 def _run_of(wanted: np.ndarray) -> slice:
