@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
+from transformers.models.sam3.modeling_sam3 import Sam3DetrDecoderLayer, inverse_sigmoid
 
 from MedicalSAM3Lib.model import MedicalSam3, Prompt, Pyramid, TextFeatures
 
@@ -175,7 +175,7 @@ def decode_layers(
 
 
 def _layer(
-    layer: nn.Module,
+    layer: Sam3DetrDecoderLayer,
     hidden: Tensor,
     position: Tensor,
     attended: int,

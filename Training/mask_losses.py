@@ -57,7 +57,8 @@ def at_one_size(logits_mhw: Tensor, masks_mss: Tensor, size: MaskSize) -> tuple[
             logits_mhw[:, None], list(masks.shape[1:]), mode="bilinear", align_corners=False
         )[:, 0]
     else:
-        masks = functional.adaptive_avg_pool2d(masks[:, None], list(logits_mhw.shape[1:]))[:, 0]
+        height, width = logits_mhw.shape[1:]
+        masks = functional.adaptive_avg_pool2d(masks[:, None], (height, width))[:, 0]
     return logits_mhw.flatten(1), masks.flatten(1)
 
 
