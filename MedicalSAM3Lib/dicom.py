@@ -62,7 +62,8 @@ class SeriesInfo:
         number = "without number" if self.number is None else f"number {self.number}"
         images = "1 image" if self.num_images == 1 else f"{self.num_images} images"
         spacing = " x ".join(f"{length:.2f}" for length in self.spacing_mm if length is not None)
-        return f"#{self.position} {number}: {self.modality} {images} {self.rows} x {self.columns}, {spacing} mm"
+        modality = self.modality or "unknown modality,"
+        return f"#{self.position} {number}: {modality} {images} {self.rows} x {self.columns}, {spacing} mm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +241,8 @@ def _read_pixels(path: Path, frame: int) -> np.ndarray:
         reader.SetExtractSize([size[0], size[1], 1])
         reader.SetExtractIndex([0, 0, frame])
     array = pixels(reader, name)
+    if reader.GetNumberOfComponents() == 3:
+        array *= 255.0 / (256 ** pixel_bytes(reader) - 1)
     return array[0] if len(size) == 3 else array
 
 
