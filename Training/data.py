@@ -22,7 +22,15 @@ from Training.collate import Batch, LabelState, Sample, collate
 from Training.manifest import read_manifest
 from Training.phrases import PhraseBank, draw_nonsense
 from Training.synthesis import change_contrast, paint_from_labels
-from Training.transforms import NO_AUGMENTATION, AugmentConfig, canvas_grid, degrade, sample_coverage, sample_image, to_channels
+from Training.transforms import (
+    NO_AUGMENTATION,
+    AugmentConfig,
+    canvas_grid,
+    degrade,
+    sample_coverage,
+    sample_image,
+    to_channels,
+)
 from Training.volumes import TrainingVolume, load_volumes
 
 if TYPE_CHECKING:
@@ -134,7 +142,9 @@ class BatchSource:
     def prefetched(self, first_step: int, last_step: int, workers: int = 2) -> Iterator[Batch]:
         """Batches of ``first_step`` up to, not including, ``last_step``, made ahead in threads."""
         with ThreadPoolExecutor(workers) as pool:
-            waiting = [pool.submit(self.batch, step) for step in range(first_step, min(first_step + workers, last_step))]
+            waiting = [
+                pool.submit(self.batch, step) for step in range(first_step, min(first_step + workers, last_step))
+            ]
             for step in range(first_step, last_step):
                 ready = waiting.pop(0).result()
                 if step + workers < last_step:

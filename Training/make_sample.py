@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-
 from MedicalSAM3Lib.resources import resource
 
 VOLUME = "abdomen-ct-b"

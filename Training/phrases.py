@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-
 from MedicalSAM3Lib.concepts import load_concepts
 
 ELSEWHERE = (
@@ -28,7 +27,10 @@ HELD_OUT_NONSENSE = (
 )  # fmt: skip
 """Never used in training: what evaluation asks to see whether nonsense is turned down."""
 
-_SYLLABLES = "ba ke lo mi tru sha ven dor pli qua zet gor hin fla rem ost uz yel crip nar".split()
+_SYLLABLES = (
+    "ba", "ke", "lo", "mi", "tru", "sha", "ven", "dor", "pli", "qua",
+    "zet", "gor", "hin", "fla", "rem", "ost", "uz", "yel", "crip", "nar",
+)  # fmt: skip
 
 
 class PhraseBank:

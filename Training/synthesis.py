@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from Training.transforms import gaussian_blur
 
@@ -94,7 +94,7 @@ def texture(shape: Sequence[int], deviation: float, rng: np.random.Generator) ->
     """A smooth random field of the given standard deviation."""
     side = int(rng.integers(6, 28))
     coarse = torch.from_numpy(rng.standard_normal((1, 1, side, side), dtype=np.float32))
-    return F.interpolate(coarse, size=tuple(shape), mode="bilinear", align_corners=False)[0, 0] * deviation
+    return functional.interpolate(coarse, size=tuple(shape), mode="bilinear", align_corners=False)[0, 0] * deviation
 
 
 def _mask(bits: np.ndarray, concepts: Sequence[str], concept: str) -> Tensor | None:

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from MedicalSAM3Lib.preprocess import apply_window
 from Training.volumes import TrainingVolume
+
 
 class AugmentConfig(BaseModel):
     """How far augmentation goes. All zero: the picture that inference sees.
@@ -65,7 +66,7 @@ def canvas_grid(volume: TrainingVolume, side: int, config: AugmentConfig, rng: n
     dy, dx = rng.uniform(-1, 1, 2) * config.shift
     if config.elastic > 0:
         wave = torch.from_numpy(rng.normal(0, config.elastic, (1, 2, 6, 6)).astype(np.float32))
-        bend = F.interpolate(wave, size=(side, side), mode="bicubic", align_corners=True)[0].numpy()
+        bend = functional.interpolate(wave, size=(side, side), mode="bicubic", align_corners=True)[0].numpy()
         y, x = y + bend[0], x + bend[1]
     turned_y = (np.cos(angle) * y - np.sin(angle) * x) * factor * aspect + dy
     turned_x = (np.sin(angle) * y + np.cos(angle) * x) * factor / aspect + dx
@@ -80,7 +81,7 @@ def sample_image(picture: np.ndarray, grid: np.ndarray, outside: float) -> Tenso
     scale = torch.tensor([2.0 / width, 2.0 / height])
     points = torch.from_numpy(np.ascontiguousarray(grid[..., ::-1])) * scale + scale / 2 - 1
     source = torch.from_numpy(np.ascontiguousarray(picture, np.float32))[None, None] - outside
-    return F.grid_sample(source, points[None], mode="bilinear", align_corners=False)[0, 0] + outside
+    return functional.grid_sample(source, points[None], mode="bilinear", align_corners=False)[0, 0] + outside
 
 
 def sample_coverage(coverage: np.ndarray, grid: np.ndarray) -> np.ndarray:
@@ -112,7 +113,7 @@ def degrade(channels: Tensor, config: AugmentConfig, rng: np.random.Generator) -
     if config.noise > 0:
         gamma = float(np.exp(rng.uniform(-1, 1) * 4 * config.noise))
         wave = torch.from_numpy(rng.normal(0, config.noise, (1, 1, 4, 4)).astype(np.float32))
-        bias = F.interpolate(wave, size=channels.shape[-2:], mode="bicubic", align_corners=True)[0]
+        bias = functional.interpolate(wave, size=channels.shape[-2:], mode="bicubic", align_corners=True)[0]
         noise = torch.from_numpy(rng.standard_normal(channels.shape[-2:], dtype=np.float32))
         channels = channels.clamp(1e-4, 1) ** gamma * (1 + bias) + noise * rng.uniform(0, config.noise)
     return channels.clamp(0, 1)
@@ -123,5 +124,5 @@ def gaussian_blur(channels: Tensor, sigma: float) -> Tensor:
     offsets = torch.arange(-3, 4, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = (kernel / kernel.sum()).to(channels.dtype)
-    rows = F.conv2d(F.pad(channels[:, None], (0, 0, 3, 3), mode="replicate"), kernel.view(1, 1, 7, 1))
-    return F.conv2d(F.pad(rows, (3, 3, 0, 0), mode="replicate"), kernel.view(1, 1, 1, 7))[:, 0]
+    rows = functional.conv2d(functional.pad(channels[:, None], (0, 0, 3, 3), mode="replicate"), kernel.view(1, 1, 7, 1))
+    return functional.conv2d(functional.pad(rows, (3, 3, 0, 0), mode="replicate"), kernel.view(1, 1, 1, 7))[:, 0]

@@ -95,7 +95,9 @@ def _coverage(
     for path, concept in sorted({(row.mask, row.concept) for row in rows if row.mask and row.concept in column}):
         mask = read_volume(manifest.path(path))
         if mask.array.shape != shape_kji:
-            raise ValueError(f"Expected the mask of '{concept}' on the image's grid {shape_kji}, got {mask.array.shape}.")
+            raise ValueError(
+                f"Expected the mask of '{concept}' on the image's grid {shape_kji}, got {mask.array.shape}."
+            )
         canonical = canonical_of(mask.ijk_to_lps)
         pictures = slices_along(canonical.to_canonical(mask.array > 0.5), rows[0].axis)
         if coverage is None:

@@ -8,20 +8,25 @@ queries and masks are then learned by the real objective.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
+from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.model import MedicalSam3
+from Training import distributed
 from Training.collate import LabelState
-from Training.data import PictureSource
-
-if TYPE_CHECKING:
-    from Training.config import DataConfig, WarmStartConfig
+from Training.config import TrainConfig
+from Training.data import PictureSource, TrainingData
+from Training.distributed import Ranks
+from Training.transforms import AugmentConfig
 
 
 def initialise(model: MedicalSam3) -> None:
@@ -45,38 +50,64 @@ def initialise(model: MedicalSam3) -> None:
     for embedding in (decoder.query_embed, decoder.presence_token, detector.geometry_encoder.cls_embed):
         nn.init.normal_(embedding.weight, std=1.0)
     nn.init.uniform_(decoder.reference_points.weight, -2.0, 2.0)
-    # A refinement starts as none, a score as "probably not".
+    # A refinement starts as none, an instance's mask as undecided, a map as "probably not".
     nn.init.zeros_(decoder.box_head.layer3.weight)
+    nn.init.normal_(detector.mask_decoder.mask_embedder.layers[-1].weight, std=0.002)
     nn.init.constant_(detector.mask_decoder.semantic_projection.bias, -2.0)
+
+
+def warm_start_once(
+    out: Path,
+    model: MedicalSam3,
+    data: TrainingData,
+    config: TrainConfig,
+    ranks: Ranks,
+    log: Callable[[int, float], None],
+) -> None:
+    """Warm-start the network, or take the result of an earlier start of the same run.
+
+    All ranks do the same work on the same pictures: it is short, and so they agree without talking.
+    """
+    path = out / "warm_start.safetensors"
+    wanted = config.model_dump_json(include={"model", "data", "warm_start"})
+    if path.is_file():
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("config") != wanted:
+                raise SettingsError(f"Expected {path.name} of the same settings, got another one; change run.out.")
+        model.load_state_dict(load_file(path), strict=True)
+        return
+    warm_start(model, data.pictures("train"), config, ranks.device, log)
+    distributed.barrier()
+    if ranks.is_main:
+        partial = path.with_suffix(".partial")
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial, {"config": wanted})
+        os.replace(partial, path)
 
 
 def warm_start(
     model: MedicalSam3,
     pictures: PictureSource,
-    data: DataConfig,
-    config: WarmStartConfig,
-    *,
-    seed: int,
+    config: TrainConfig,
     device: torch.device,
-    autocast: Callable[[], torch.autocast],
     log: Callable[[int, float], None],
 ) -> None:
-    """Train trunk and neck in place for ``config.steps`` steps of dense classification."""
+    """Train trunk and neck in place for ``config.warm_start.steps`` steps of dense classification."""
+    settings, bf16 = config.warm_start, config.run.precision == "bf16"
     classes = [c for c, name in enumerate(pictures.concepts) if not name.startswith(("left_", "right_"))]
     width = int(model.config.vision_config.fpn_hidden_size)
     classifier = nn.Conv2d(width, len(classes) + 1, 1).to(device)
-    vision = model.detector_model.vision_encoder
-    parameters = [*vision.parameters(), *classifier.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.05)
+    parameters = [*model.detector_model.vision_encoder.parameters(), *classifier.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.05)
     model.train()
-    for step in range(config.steps):
-        rate = min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    for step in range(settings.steps):
+        rate = min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         for group in optimiser.param_groups:
-            group["lr"] = config.lr * max(rate, 0.02)
-        images, target, allowed, known = _dense_batch(pictures, data, classes, config.batch_slices, seed, step)
-        with autocast():
-            logits = classifier(model.pyramid(model.encode_trunk(images.to(device))).levels[0])
-        loss = dense_loss(logits.float(), target.to(device), allowed.to(device), known.to(device))
+            group["lr"] = settings.lr * max(rate, 0.02)
+        batch = _dense_batch(pictures, config.data.augment, classes, settings.batch_slices, config.run.seed, step)
+        images, target, allowed, known = (tensor.to(device) for tensor in batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = classifier(model.pyramid(model.encode_trunk(images)).levels[0])
+        loss = dense_loss(logits.float(), target, allowed, known)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -94,12 +125,12 @@ def dense_loss(logits: Tensor, target: Tensor, allowed: Tensor, known: Tensor) -
             nobody labelled on this slice.
         known: bool ``(N, C)``: classes labelled on this slice; only they have a Dice.
     """
-    logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
+    logits = functional.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
     log_all = logits.logsumexp(1)
     log_rest = logits.masked_fill(~allowed[:, :, None, None], -1e4).logsumexp(1)
     log_own = logits.gather(1, target[:, None])[:, 0]
     entropy = (log_all - torch.where(target == 0, log_rest, log_own)).mean()
-    chosen = F.one_hot(target, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
+    chosen = functional.one_hot(target, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
     probability = logits.softmax(1)[:, 1:]
     both = (probability * chosen).sum((2, 3))
     total = probability.sum((2, 3)) + chosen.sum((2, 3))
@@ -109,12 +140,12 @@ def dense_loss(logits: Tensor, target: Tensor, allowed: Tensor, known: Tensor) -
 
 
 def _dense_batch(
-    pictures: PictureSource, data: DataConfig, classes: list[int], count: int, seed: int, step: int
+    pictures: PictureSource, augment: AugmentConfig, classes: list[int], count: int, seed: int, step: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     images, targets, knowns = [], [], []
     for row in range(count):
         rng = np.random.default_rng([seed, 1, step, row])
-        picture = pictures.picture(*pictures.draw_slice(rng), data.augment, rng)
+        picture = pictures.picture(*pictures.draw_slice(rng), augment, rng)
         target = np.zeros(picture.bits.shape, np.int64)
         for number, bit in enumerate(classes, start=1):
             target[(picture.bits >> bit) & 1 > 0] = number

@@ -153,9 +153,9 @@ def _thorax_ct(files: Path) -> LabelledVolume:
     aorta = sitk.Resample(cropped, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     masks = {"heart": sitk.GetArrayFromImage(heart) > 0, "aorta": sitk.GetArrayFromImage(aorta) > 0}
     # The crop on which the aorta was labelled ends below the top of the image.
-    last = image.TransformPhysicalPointToIndex(
-        cropped.TransformIndexToPhysicalPoint([0, 0, cropped.GetSize()[2] - 1])
-    )[2]
+    last = image.TransformPhysicalPointToIndex(cropped.TransformIndexToPhysicalPoint([0, 0, cropped.GetSize()[2] - 1]))[
+        2
+    ]
     return LabelledVolume(
         dataset=PACKAGE, volume_id="thorax-ct-d", patient="d", modality="CT", licence=LICENCE, image=image,
         masks_kji=masks, known_slices=(0, int(last)), absent=NOT_IN_A_THORAX,
