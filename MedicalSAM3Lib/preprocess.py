@@ -206,7 +206,9 @@ def body_box(slices: np.ndarray, pixel_mm: tuple[float, float]) -> tuple[int, in
         if inside.size == 0:
             return 0, slices.shape[1], 0, slices.shape[2]
         margin = round(BODY_MARGIN_MM / pixel_mm[axis])
-        box += [max(0, int(inside[0]) * step - margin), min(size, (int(inside[-1]) + 1) * step + margin)]
+        # Up to the neighbours that were looked at and are outside, so the margin is never less than promised.
+        first, last = (int(inside[0]) - 1) * step + 1, (int(inside[-1]) + 1) * step - 1
+        box += [max(0, first - margin), min(size, last + 1 + margin)]
     return box[0], box[1], box[2], box[3]
 
 
