@@ -1,11 +1,13 @@
 """The model folder: everything that a run needs, in one place, with a checksum of each file.
 
-config.json         sizes, as ``transformers`` writes them, and our name and notice
-model.safetensors   weights under the names of ``transformers``
-vocab.json merges.txt       tokenizer
-preprocess.json presence.json       how slices are made, when a concept counts as found
-README.md           model card
-SHA256SUMS          of all of the above
+    config.json         sizes, as ``transformers`` writes them, and our name and notice
+    model.safetensors   weights under the names of ``transformers``
+    vocab.json, merges.txt              tokenizer
+    preprocess.json, presence.json      how slices are made, when a concept counts as found
+    README.md           model card
+    SHA256SUMS          of all of the above
+
+It is written whole or not at all, and loaded strictly.
 """
 
 from __future__ import annotations
@@ -125,6 +127,9 @@ def load_model_folder(folder: Path | str) -> LoadedModel:
     model = from_config(config).build()
     load_strictly(model, read_tensors(folder / WEIGHTS_FILE), folder.name)
     preprocess, presence = _read_specs(folder)
+    if preprocess.image_size != model.image_size:
+        sizes = f"{preprocess.image_size} and {model.image_size}"
+        raise WeightsError(f"{PREPROCESS_FILE} and {CONFIG_FILE} of '{folder.name}' differ in image size: {sizes}.")
     return LoadedModel(
         model=model,
         tokenizer=load_tokenizer(folder),

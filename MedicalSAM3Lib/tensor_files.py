@@ -69,29 +69,18 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
-    """Unpickle with torch's restricted reader; numpy's plain numbers, which trainers log, are let through."""
+    """Unpickle with torch's restricted reader, which knows tensors and plain containers only."""
     import torch
 
-    is_zip = zipfile.is_zipfile(path)
     try:
-        with torch.serialization.safe_globals(_numpy_numbers()):
-            # A mapped file leaves the optimiser state, two thirds of a training checkpoint, on the disk.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        # A mapped file leaves the optimiser state, two thirds of a training checkpoint, on the disk.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"'{path.name}' is a pickle of something else than tensors, or no pickle at all; nothing in it was run."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
         raise WeightsError(f"Expected a torch checkpoint, '{path.name}' is damaged; copy it again.") from error
-
-
-def _numpy_numbers() -> list[Any]:
-    import numpy as np
-
-    scalar = np.float64(0).__reduce__()[0]
-    kinds = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64, np.bool_)]
-    # The same function under the name that numpy 1 wrote into files.
-    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
 
 
 def _unwrap(content: Any, name: str) -> dict[str, Tensor]:

@@ -1,0 +1,123 @@
+"""Foreign checkpoints: converted to a model folder of ours, or loaded as they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from MedicalSAM3Lib.model_folder import (
+    CARD_FILE,
+    SUMS_FILE,
+    LoadedModel,
+    load_model_folder,
+    save_model_folder,
+    sha256_of,
+)
+from MedicalSAM3Lib.resources import resource
+from MedicalSAM3Lib.text import TOKENIZER_FILES, load_tokenizer
+
+if TYPE_CHECKING:
+    from MedicalSAM3Lib.architecture import Architecture
+
+Dtype = Literal["float16", "bfloat16", "float32"]
+
+
+def is_our_folder(path: Path) -> bool:
+    """Whether a path is a model folder of ours rather than one of Hugging Face, or a file."""
+    return (path / SUMS_FILE).is_file()
+
+
+def convert(
+    source: Path,
+    folder: Path,
+    *,
+    base: Path | None = None,
+    architecture: Architecture | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    licence: str = "",
+    dtype: Dtype = "float32",
+) -> None:
+    """Write a model folder from a checkpoint of any supported layout.
+
+    Presence is not calibrated for it: the folder gets the neutral ``presence.json``.
+
+    Args:
+        source: Checkpoint file or folder; see ``weights.read_checkpoint``.
+        folder: To be written; its last part becomes the model's name.
+        base: Checkpoint whose tracker is taken if the source has none.
+        architecture: Sizes of a bare file, if not those of the published SAM3.
+        preprocess: Content of ``preprocess.json``; what it leaves out has the usual values.
+        licence: A sentence for the model card.
+        dtype: Number format of the weights in the new folder.
+
+    Raises:
+        WeightsError: The source is not a checkpoint of SAM3, or it is incomplete.
+    """
+    from MedicalSAM3Lib.preprocess import PreprocessSpec
+    from MedicalSAM3Lib.presence import PresenceSpec
+    from MedicalSAM3Lib.weights import load_checkpoint
+
+    model = load_checkpoint(source, base=base, architecture=architecture)
+    spec = PreprocessSpec.model_validate({"image_size": model.image_size, **(preprocess or {})})
+    save_model_folder(
+        folder,
+        model,
+        _tokenizer_folder(source),
+        json.loads(spec.model_dump_json()),
+        json.loads(PresenceSpec().model_dump_json()),
+        _card(folder.name, source, licence, model.has_tracker, base),
+        dtype,
+    )
+
+
+def load_any(path: Path) -> LoadedModel:
+    """Load a model folder, or a foreign checkpoint with the usual preprocessing.
+
+    Raises:
+        WeightsError: It is neither, or incomplete.
+    """
+    if is_our_folder(path):
+        return load_model_folder(path)
+    from MedicalSAM3Lib.preprocess import PreprocessSpec
+    from MedicalSAM3Lib.presence import PresenceSpec
+    from MedicalSAM3Lib.weights import load_checkpoint
+
+    model = load_checkpoint(path)
+    return LoadedModel(
+        model=model,
+        tokenizer=load_tokenizer(_tokenizer_folder(path)),
+        preprocess=PreprocessSpec(image_size=model.image_size),
+        presence=PresenceSpec(),
+        name=path.stem,
+        weights_hash=_hash_of(path),
+        is_demonstration=False,
+        notice="This checkpoint was never calibrated: 'found' and 'not found' are the raw decision of SAM3.",
+        card=path / CARD_FILE,
+    )
+
+
+def _tokenizer_folder(source: Path) -> Path:
+    has_own = source.is_dir() and all((source / name).is_file() for name in TOKENIZER_FILES)
+    return source if has_own else resource("tokenizer")
+
+
+def _hash_of(path: Path) -> str:
+    """SHA-256 of a file; of a folder, that of its weights file or of the index of its shards."""
+    from MedicalSAM3Lib.tensor_files import INDEX_FILE, WHOLE_FILE
+
+    if path.is_dir():
+        path = path / (WHOLE_FILE if (path / WHOLE_FILE).is_file() else INDEX_FILE)
+    return sha256_of(path)
+
+
+def _card(name: str, source: Path, licence: str, has_tracker: bool, base: Path | None) -> str:
+    tracker = "none: it detects, but cannot track through a volume"
+    if has_tracker:
+        tracker = f"taken from {base.name} if the source had none" if base else "the source's own"
+    return (
+        f"# {name}\n\nConverted from `{source.name}` (SHA-256 {_hash_of(source)}). Not trained or changed by this "
+        f"software.\n\n- Licence: {licence or 'that of the source; ask whoever gave you the file'}\n"
+        f"- Tracker: {tracker}\n- Presence: not calibrated\n\nFor research; not a medical device.\n"
+    )
