@@ -57,15 +57,15 @@ def compute_losses(outputs: Outputs, batch: Batch, config: LossConfig, counts: C
     one_matches, many_matches = _match(one, many, targets, config)
     terms = _split(query_terms(one, one_matches, targets, config, counts))
     last = len(outputs.layers) - 1
-    instances = _instance_terms(outputs.instances, one_matches.of_layers(last, last + 1), targets, config, counts)
-    terms.update(instances)
+    matches = one_matches.of_layers(last, last + 1)
+    terms.update(_instance_terms(outputs.instances, matches, targets, config, counts))
     if many is not None and many_matches is not None:
         branch = _split(query_terms(many, many_matches, targets, config, counts))
         matches = many_matches.of_layers(last, last + 1)
         branch.update(_instance_terms(outputs.many_instances, matches, targets, config, counts))
         terms.update({f"many_{name}": config.many * term for name, term in branch.items()})
     terms.update(_semantic_terms(outputs.semantic, outputs.layers[-1].presence, targets, config, counts))
-    terms["classification"] = terms["classification"] + _nothing(outputs)
+    terms["classification"] = terms["classification"] + _nothing(outputs, config)
     return terms
 
 
@@ -136,8 +136,10 @@ def _semantic_terms(
     return terms
 
 
-def _nothing(outputs: Outputs) -> Tensor:
-    """Zero, with a (zero) gradient into each mask head."""
-    heads = [outputs.instances, outputs.many_instances, outputs.semantic]
-    first = [full_precision(head.flatten()[:1]) for head in heads if head is not None]
-    return outputs.layers[-1].logits.new_zeros(()) + sum((0.0 * value.sum() for value in first), start=0.0)
+def _nothing(outputs: Outputs, config: LossConfig) -> Tensor:
+    """Zero, with a (zero) gradient into each mask head that no term may have reached."""
+    heads = [outputs.semantic]
+    if config.mask_focal == config.mask_dice == 0:
+        heads += [outputs.instances, outputs.many_instances]
+    corners = [head[(slice(0, 1),) * head.dim()] for head in heads if head is not None]
+    return outputs.layers[-1].logits.new_zeros(()) + sum((0.0 * corner.sum() for corner in corners), start=0.0)
