@@ -28,6 +28,7 @@ from torch import nn
 
 from MedicalSAM3Lib.errors import SettingsError, WeightsError
 from Training import distributed
+from Training.distributed import Ranks
 from Training.optim import Optimizer
 
 # Where a run lies and how often it looks around do not change what it computes.
@@ -102,11 +103,12 @@ class Checkpoints:
         if is_main:
             name = f"step_{meta.step:08d}"
             self.folder.mkdir(parents=True, exist_ok=True)
+            for stale in self.folder.glob(".step_*.partial"):
+                shutil.rmtree(stale)
             partial = self.folder / f".{name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             _write_files(partial, model, optimizer, meta, random_states)
-            # A folder of that name is one whose step a resumed run has computed again: the same content.
+            # A folder of that name was complete when a kill came before `latest` could point at it.
             shutil.rmtree(self.folder / name, ignore_errors=True)
             os.replace(partial, self.folder / name)
             for pointer in ("latest", *(("best",) if is_best else ())):
@@ -140,7 +142,7 @@ def read_meta(folder: Path) -> Meta:
         ) from error
 
 
-def restore(folder: Path, model: nn.Module, optimizer: Optimizer, rank: int) -> Meta:
+def restore(folder: Path, model: nn.Module, optimizer: Optimizer, ranks: Ranks) -> Meta:
     """Load weights, AdamW and this rank's random state, strictly.
 
     Raises:
@@ -155,9 +157,9 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizer, rank: int) -> 
         reason = str(error).replace("\n", " ")[:300]
         raise WeightsError(f"Expected the weights and state of this network in {folder.name}, got: {reason}") from error
     optimizer.skipped = meta.skipped
-    # With another number of ranks (allowed on request) there is no state to continue: the seed stays.
-    if meta.world_size == len(state["random"]) > rank:
-        set_random_state(state["random"][rank])
+    # With another number of ranks (allowed on request) there is no sequence to continue.
+    if len(state["random"]) == ranks.world_size:
+        set_random_state(state["random"][ranks.rank])
     return meta
 
 

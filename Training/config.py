@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.preprocess import PreprocessSpec
@@ -167,9 +167,9 @@ class TrainConfig(_Frozen):
 
     model: ModelConfig
     data: DataConfig
-    losses: LossConfig = Field(default_factory=LossConfig)
-    optim: OptimConfig = Field(default_factory=OptimConfig)
-    warm_start: WarmStartConfig = Field(default_factory=WarmStartConfig)
+    losses: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
     run: RunConfig
 
 
@@ -185,7 +185,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     try:
         merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
         values = OmegaConf.to_container(merged, resolve=True)
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, TypeError, YAMLError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"Expected a readable YAML file of settings, got {reason}; check --config.") from error
     return make_config(values)

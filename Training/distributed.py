@@ -66,7 +66,8 @@ def first_host(slurm_node_list: str) -> str:
     return match[1] + (match[2] or "")
 
 
-def _rendezvous(environment: Mapping[str, str]) -> str:
+def rendezvous(environment: Mapping[str, str]) -> str:
+    """Address at which the ranks meet: as the launcher says, or on the first machine of a SLURM job."""
     address = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_NODELIST", ""))
     # Jobs that share a machine must not share a port.
     port = environment.get("MASTER_PORT") or str(20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000)
@@ -95,7 +96,7 @@ def process_group(device: str = "auto", environment: Mapping[str, str] | None = 
     if world_size == 1:
         yield ranks
         return
-    backend, address = ("nccl" if on_cuda else "gloo"), _rendezvous(environment)
+    backend, address = ("nccl" if on_cuda else "gloo"), rendezvous(environment)
     distributed.init_process_group(backend, address, rank=rank, world_size=world_size, timeout=TIMEOUT)
     try:
         yield ranks

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from MedicalSAM3Lib.model import MedicalSam3
+from MedicalSAM3Lib.fusion import union
+from MedicalSAM3Lib.model import Masks, MedicalSam3
 from MedicalSAM3Lib.text import Tokenizer
 from Training import distributed
 from Training.collate import Batch, LabelState
@@ -22,7 +24,6 @@ from Training.metrics import dice, mean_of, presence_counts
 from Training.step import encode_pairs, encode_phrases
 
 PRESENCE_THRESHOLD = 0.5
-MASK_THRESHOLD = 0.5
 
 
 class Source(Protocol):
@@ -78,17 +79,21 @@ def score_batch(model: MedicalSam3, tokenizer: Tokenizer, batch: Batch, bf16: bo
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         pyramid, text = encode_pairs(model, batch, phrases)
         queries = model.decode_queries(pyramid, text)
-        semantic = model.decode_masks(pyramid, queries).semantic
-    found = (queries.presence.float().sigmoid() > PRESENCE_THRESHOLD).cpu()
+        presence = queries.presence.float().sigmoid()
+        opened = torch.nonzero(presence > PRESENCE_THRESHOLD)[:, 0]
+        answers = queries.take(opened)
+        masks = model.decode_masks(pyramid.take(opened), answers) if len(opened) else None
+    found = (
+        {} if masks is None else _union_masks(masks, answers.logits, presence[opened], opened, batch.images.shape[-1])
+    )
     rows = []
     for pair, phrase in enumerate(batch.phrases):
         if batch.states[pair] == LabelState.UNKNOWN:
             continue
-        mask = _mask(semantic[pair], batch.masks.shape[-1]) if found[pair] else torch.zeros_like(batch.masks[:0].any(0))
-        reference = batch.masks[batch.object_pair == pair].any(0)
+        reference = batch.masks[batch.object_pair == pair].any(0).cpu().numpy()
+        mask = found.get(pair, np.zeros_like(reference))
         is_present = bool(batch.states[pair] == LabelState.PRESENT)
-        score = dice(mask.cpu().numpy(), reference.cpu().numpy())
-        rows.append(Row(phrase, score, is_present, bool(found[pair])))
+        rows.append(Row(phrase, dice(mask, reference), is_present, pair in found))
     return rows
 
 
@@ -114,7 +119,12 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _mask(logits_hw: Tensor, side: int) -> Tensor:
-    """Probability map on the input's pixels, cut at one half."""
-    logits = functional.interpolate(logits_hw[None, None].float(), (side, side), mode="bilinear", align_corners=False)
-    return logits[0, 0].sigmoid() > MASK_THRESHOLD
+def _union_masks(masks: Masks, logits: Tensor, presence: Tensor, pairs: Tensor, side: int) -> dict[int, np.ndarray]:
+    """Masks ``(side, side)`` of the pairs by the shipped default rule."""
+    scores = logits.float().sigmoid() * presence[:, None]
+    found = {}
+    for row, pair in enumerate(pairs.tolist()):
+        fused = union(masks.instances[row].float(), scores[row], masks.semantic[row].float())
+        fused = functional.interpolate(fused[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0]
+        found[pair] = (fused > 0).cpu().numpy()
+    return found

@@ -204,7 +204,8 @@ def check_files(manifest: Manifest) -> None:
     missing = [number for name, number in rows_by_file.items() if not manifest.path(name).is_file()]
     if missing:
         raise InputError(
-            f"Expected all files of the manifest, got {len(missing)} missing (row {min(missing)}); prepare the data again."
+            f"Expected all files of the manifest, got {len(missing)} missing (row {min(missing)}); "
+            "prepare the data again."
         )
     changed = [number for image, (number, sha256) in hashes.items() if sha256_of(manifest.path(image)) != sha256]
     if changed:

@@ -44,12 +44,6 @@ def encode_pairs(model: MedicalSam3, batch: Batch, phrases: Phrases) -> tuple[Py
     return pyramid, text
 
 
-def needs_masks(losses: LossConfig) -> bool:
-    """Whether any term reads the mask head."""
-    weights = (losses.semantic_focal, losses.semantic_dice, losses.absent_semantic, losses.mask_focal, losses.mask_dice)
-    return any(weight > 0 for weight in weights)
-
-
 class TrainStep(nn.Module):
     """Batch to weighted loss terms.
 
@@ -74,6 +68,6 @@ class TrainStep(nn.Module):
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self._autocast):
             pyramid, text = encode_pairs(self.model, batch, phrases)
             outputs = forward_train(
-                self.model, pyramid, text, one_to_many=self._losses.many > 0, with_masks=needs_masks(self._losses)
+                self.model, pyramid, text, one_to_many=self._losses.one_to_many, with_masks=self._losses.with_masks
             )
         return compute_losses(outputs, batch, self._losses, global_counts(batch))

@@ -36,7 +36,7 @@ from Training.forward import freeze_unused
 from Training.network import build_network
 from Training.optim import Optimizer, build_groups, check_gradients, describe
 from Training.runlog import RunLog
-from Training.step import TrainStep, encode_phrases, needs_masks
+from Training.step import TrainStep, encode_phrases
 
 logger = logging.getLogger("Training.train")
 
@@ -107,7 +107,7 @@ def train(
 ) -> None:
     """Train to the last step, or to the next one after SIGTERM; what was done is in ``run.out``."""
     total = config.run.steps or math.ceil((config.run.epochs or 0) * len(data.train))
-    freeze_unused(model, with_masks=needs_masks(config.losses))
+    freeze_unused(model, with_masks=config.losses.with_masks)
     model.to(ranks.device).train()
     optimizer = Optimizer(groups := build_groups(model, config.optim), config.optim, total)
     if ranks.is_main:
@@ -218,7 +218,7 @@ class Loop:
             )
         check_same_run(read_meta(folder), self._meta(), self._config.run.allow_changed)
         distributed.seed_rank(self._config.run.seed, self._ranks.rank)
-        meta = restore(folder, self._model, self._optimizer, self._ranks.rank)
+        meta = restore(folder, self._model, self._optimizer, self._ranks)
         self.step, self.best = meta.step, meta.best_score
         return True
 

@@ -1,6 +1,9 @@
 """A tiny run as a process of its own, so that tests can kill it or join two of them.
 
-python -m Testing.training.tiny_run OUT [key=value ...]     model.dropout=0 switches dropout off
+    python -m Testing.training.tiny_run OUT [key=value ...]
+
+Beside the settings of a run: ``pause=S`` waits S seconds before each batch, ``exact=true`` computes in fp64
+and without dropout, so that two runs differ by rounding only.
 """
 
 from __future__ import annotations
@@ -17,16 +20,15 @@ from Training.train import train
 
 
 def main(out: str, overrides: list[str]) -> None:
-    """Train in ``out``; goes on where it ended. ``pause=S`` waits S seconds before each batch."""
+    """Train in ``out``; goes on where it ended."""
     torch.set_num_threads(1)
     values = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
-    pause, dropout = values.pop("pause", 0), values.pop("dropout", True)
+    pause, exact = values.pop("pause", 0), values.pop("exact", False)
     config = tiny_config(out, **values)
     with distributed.process_group("cpu") as ranks:
-        model = tiny_model() if dropout else without_dropout(tiny_model())
-        data = tiny_data(config.data.batch_slices, ranks.rank)
-        batch = data.train.batch
-        data.train.batch = lambda step: (time.sleep(pause), batch(step))[1]
+        model = without_dropout(tiny_model()).double() if exact else tiny_model()
+        dtype = torch.float64 if exact else torch.float32
+        data = tiny_data(config.data.batch_slices, ranks.rank, dtype=dtype, pause=pause)
         train(config, ranks, model, FakeTokenizer(), data, resume=True)
 
 

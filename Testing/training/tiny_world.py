@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,13 +89,23 @@ class FakeTokenizer:
 class SquareSource:
     """Noise with a bright square: "square" is present, "disc" is absent, "cross" unknown."""
 
-    def __init__(self, batch_slices: int = 2, seed: int = 0, rank: int = 0, length: int = 100) -> None:
+    def __init__(
+        self,
+        batch_slices: int = 2,
+        seed: int = 0,
+        rank: int = 0,
+        length: int = 100,
+        dtype: torch.dtype = torch.float32,
+        pause: float = 0.0,
+    ) -> None:
         self._batch_slices, self._seed, self._rank, self._length = batch_slices, seed, rank, length
+        self._dtype, self._pause = dtype, pause
 
     def __len__(self) -> int:
         return self._length
 
     def batch(self, step: int) -> Batch:
+        time.sleep(self._pause)
         first = self._rank * self._batch_slices
         return collate([self._sample(step, first + row) for row in range(self._batch_slices)])
 
@@ -109,7 +120,7 @@ class SquareSource:
         image = torch.from_numpy(rng.normal(0, 0.2, (3, SIDE, SIDE)).astype(np.float32)) + mask * 2.0
         nothing = mask[:0]
         states = (LabelState.PRESENT, LabelState.ABSENT, LabelState.UNKNOWN)
-        return Sample(image, ("square", "disc", "cross"), states, (mask, nothing, nothing))
+        return Sample(image.to(self._dtype), ("square", "disc", "cross"), states, (mask, nothing, nothing))
 
 
 def tiny_config(out: object, **overrides: dict[str, Any]) -> TrainConfig:
@@ -126,7 +137,8 @@ def tiny_config(out: object, **overrides: dict[str, Any]) -> TrainConfig:
     return make_config(values)
 
 
-def tiny_data(batch_slices: int = 2, rank: int = 0) -> Data:
+def tiny_data(batch_slices: int = 2, rank: int = 0, *, dtype: torch.dtype = torch.float32, pause: float = 0.0) -> Data:
     """Squares for training, other squares for validation."""
-    train = SquareSource(batch_slices, rank=rank)
-    return Data(train, SquareSource(batch_slices, seed=1, rank=rank, length=2), manifest_sha256="0" * 64)
+    train = SquareSource(batch_slices, rank=rank, dtype=dtype, pause=pause)
+    val = SquareSource(batch_slices, seed=1, rank=rank, length=2, dtype=dtype)
+    return Data(train, val, manifest_sha256="0" * 64)
