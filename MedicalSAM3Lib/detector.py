@@ -40,7 +40,8 @@ class Detections:
         presence: Calibrated probability float64 ``(P, N)``; NaN where the model's answer was not a number.
         agreement: IoU of instances and semantic map ``(P, N)``; NaN where there is nothing to compare.
         maps: (concept, slice) to fused map, for the pairs that passed the gate. They stay at the mask's own
-            resolution, because which of them count is known only when the whole volume has been seen.
+            resolution (166 kB a pair at full size), because which of them count is known only when the
+            whole volume has been seen: a concept that is not in it must take no voxel from another.
     """
 
     presence: np.ndarray

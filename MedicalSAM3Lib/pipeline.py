@@ -72,8 +72,8 @@ def segment_with_report(
     check_settings(settings, model)
     ids, mask = model.tokenizer.encode(phrases)
     runtime = pick_runtime(settings)
-    net = model.model.to(runtime.device).eval()
     start_peak_memory(runtime.device)
+    runtime.place(net := model.model)
     watch = Stopwatch()
 
     with watch.stage("preprocess"):

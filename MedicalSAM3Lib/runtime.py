@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.errors import RunError, SettingsError
@@ -39,10 +40,17 @@ class Runtime:
             elif self.device.type == "cuda":
                 # PyTorch lets convolutions round to 10 bits (TF32) unless it is told not to.
                 stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
-            try:
-                yield
-            except torch.OutOfMemoryError as error:
-                raise RunError(f"Not enough memory on {self.device}; ask for fewer slices or use the CPU.") from error
+            stack.enter_context(self._full_device_in_one_line())
+            yield
+
+    def place(self, net: nn.Module) -> None:
+        """Move a network here, in place, and set it to evaluation.
+
+        Raises:
+            RunError: It does not fit.
+        """
+        with self._full_device_in_one_line():
+            net.to(self.device).eval()
 
     def free_bytes(self) -> int:
         """Memory on the device that a run may plan with."""
@@ -55,6 +63,13 @@ class Runtime:
     def batch_size(self, bytes_each: int, most: int) -> int:
         """How many things of a size go through at once: half of the free memory, 1 to ``most``."""
         return max(1, min(most, int(self.free_bytes() // 2 // max(bytes_each, 1))))
+
+    @contextmanager
+    def _full_device_in_one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise RunError(f"Not enough memory on {self.device}; ask for fewer slices or use the CPU.") from error
 
 
 def pick_runtime(settings: SegmentSettings) -> Runtime:

@@ -61,6 +61,19 @@ def test_a_full_device_is_one_clear_line():
         raise torch.OutOfMemoryError
 
 
+def test_a_network_that_does_not_fit_is_one_clear_line(monkeypatch):
+    net = torch.nn.Linear(2, 2)
+    Runtime(CPU, torch.float32).place(net)
+    assert not net.training
+
+    def is_full(device: torch.device) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(net, "to", is_full)
+    with pytest.raises(RunError, match="fewer slices"):
+        Runtime(CPU, torch.float32).place(net)
+
+
 def test_a_batch_takes_half_of_what_is_free_and_at_least_one(monkeypatch):
     monkeypatch.setattr(Runtime, "free_bytes", lambda self: 1000)
     runtime = Runtime(CPU, torch.float32)
