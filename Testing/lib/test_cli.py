@@ -1,0 +1,265 @@
+"""The command line from its words to its exit code, its files and its lines, with a model of a few weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from MedicalSAM3Lib import __version__, cli, pipeline, registry
+from MedicalSAM3Lib.config import SegmentSettings
+from MedicalSAM3Lib.errors import Cancelled
+from MedicalSAM3Lib.structures import Finding
+from Testing.lib.small_world import ball_hu, save_small_model, write_image
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small_model(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A CT in a folder of its own; the current folder is another, empty one."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    return write_image(tmp_path / "in" / "ball.nii.gz", ball_hu())
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Call:
+    def run(*words: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = cli.main([str(word) for word in words])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test when the model is loaded: the call must have been refused before."""
+    monkeypatch.setattr(registry, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+
+
+def one_line(err: str) -> str:
+    """The single line on stderr."""
+    assert err.count("\n") == 1, err
+    assert err.startswith("medsam3: "), err
+    return err
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def test_segment_writes_result_report_and_picture_and_answers_each_concept(
+    image: Path, model: Path, call: Call
+) -> None:
+    words = ("segment", image, "-c", "liver", "-c", "left kidney", "--model", model, "--presence-threshold", "0")
+    code, out, _ = call(*words, "-o", "out.seg.nrrd", "--report", "out.json", "--preview", "out.png")
+    assert code == 0
+    assert files_in(Path()) == ["out.json", "out.png", "out.seg.nrrd"]
+    findings = json.loads(Path("out.json").read_text(encoding="utf-8"))["findings"]
+    assert [finding["phrase"] for finding in findings] == ["liver", "left kidney"]
+    for said in ("liver", "left kidney", "Wrote out.seg.nrrd", "demonstration model", "research only"):
+        assert said in out
+
+
+def test_not_found_is_an_answer(image: Path, model: Path, call: Call) -> None:
+    code, out, _ = call(
+        "segment", image, "-c", "unicorn", "--model", model, "--presence-threshold", 1, "-o", "a.nii.gz"
+    )
+    assert code == 0
+    assert "not found" in out
+
+
+def test_every_setting_reaches_the_pipeline(image: Path, model: Path, call: Call) -> None:
+    words = ("--slices", "1:4", "--roi", "0,20,0,30,1,4", "--axis", "2", "--window", "-100,200", "--rule", "top1")
+    more = ("--overlap", "keep", "--speed", "exact", "--device", "cpu", "--memory-budget", "1.5", "--mode", "detect")
+    code, _, err = call("segment", image, "-c", "liver", "--model", model, "--report", "r.json", *words, *more)
+    assert code == 0, err
+    settings = json.loads(Path("r.json").read_text(encoding="utf-8"))["settings"]
+    assert settings == SegmentSettings(
+        slices=(1, 4),
+        roi=(0, 20, 0, 30, 1, 4),
+        axis="2",
+        window="-100,200",
+        rule="top1",
+        overlap="keep",
+        speed="exact",
+        device="cpu",
+        memory_budget_gb=1.5,
+    ).model_dump(mode="json")
+
+
+def test_quiet_prints_nothing(image: Path, model: Path, call: Call) -> None:
+    assert call("segment", image, "-c", "liver", "--model", model, "--quiet") == (0, "", "")
+
+
+def test_the_name_chosen_for_the_user_replaces_nothing(image: Path, model: Path, call: Call) -> None:
+    words = ("segment", image, "-c", "liver", "--model", model)
+    assert call(*words)[0] == 0
+    assert files_in(Path()) == ["ball.seg.nrrd"]
+    code, _, err = call(*words)
+    assert code == 2
+    assert "ball.seg.nrrd" in one_line(err)
+    assert "--output" in err
+
+
+def test_a_name_that_the_user_gave_is_replaced(image: Path, model: Path, call: Call) -> None:
+    Path("out.seg.nrrd").write_text("older", encoding="utf-8")
+    assert call("segment", image, "-c", "liver", "--model", model, "-o", "out.seg.nrrd")[0] == 0
+    assert Path("out.seg.nrrd").read_bytes().startswith(b"NRRD")
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        (["-o", "../in/ball.nii.gz"], "the input itself"),
+        (["-o", "a.nii.gz", "--report", "a.json", "--preview", "a.json"], "same name"),
+        (["-o", "nowhere/a.seg.nrrd"], "nowhere"),
+        (["-o", "a.docx"], ".seg.nrrd"),
+        (["-o", "a.png"], "3D"),
+        (["--report", "nowhere/a.json"], "nowhere"),
+        (["--report", "a.txt"], ".json"),
+        (["--preview", "a.jpg"], ".png"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_the_model_is_loaded(
+    image: Path, call: Call, outputs: Sequence[str], said: str
+) -> None:
+    code, _, err = call("segment", image, "-c", "liver", "-q", *outputs)
+    assert code == 2
+    assert said in one_line(err)
+    assert files_in(Path()) == []
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["segment"], "INPUT"),
+        (["segment", "a.nii.gz"], "--concept"),
+        (["segment", "a.nii.gz", "-c", "liver", "--colour", "red"], "--colour"),
+        (["segment", "a.nii.gz", "-c", "liver", "--frame", "two"], "--frame"),
+        (["segment", "a.nii.gz", "-c", "liver", "--slices", "3"], "A:B"),
+        (["segment", "a.nii.gz", "-c", "liver", "--slices", "5:5"], "5:5"),
+        (["segment", "a.nii.gz", "-c", "liver", "--roi", "1,2,3"], "I0,I1"),
+        (["segment", "a.nii.gz", "-c", "liver", "--window", "wide"], "wide"),
+        (["segment", "a.nii.gz", "-c", "liver", "--device", "abacus"], "device"),
+        (["segment", "a.nii.gz", "-c", "liver", "-c", "Liver"], "same concept"),
+        (["segmment"], "segmment"),
+        (["models", "eat"], "eat"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_exit_code_2(image: Path, call: Call, words: Sequence[str], said: str) -> None:
+    code, out, err = call(*words)
+    assert (code, out) == (2, "")
+    assert said in one_line(err)
+
+
+def test_a_failed_concept_gives_exit_code_3_and_keeps_the_others(
+    image: Path, model: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pipeline.segment_with_report
+
+    def one_fails(*arguments: Any) -> Any:
+        segmentation, record = real(*arguments)
+        failed = Finding("liver", "failed", reason="not a number")
+        object.__setattr__(segmentation, "findings", (failed, *segmentation.findings[1:]))
+        return segmentation, record
+
+    monkeypatch.setattr(pipeline, "segment_with_report", one_fails)
+    words = ("segment", image, "-c", "liver", "-c", "spleen", "--model", model, "-o", "a.seg.nrrd")
+    code, out, err = call(*words)
+    assert code == 3
+    assert "1 of 2 concepts failed" in err.splitlines()[-1]
+    assert "spleen" in out
+    assert files_in(Path()) == ["a.seg.nrrd"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Cancelled("cancelled.")])
+def test_cancelling_gives_130_one_line_and_no_file(
+    image: Path, model: Path, call: Call, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise stop
+
+    monkeypatch.setattr(pipeline, "segment_with_report", stopped)
+    code, _, err = call("segment", image, "-c", "liver", "--model", model, "-q")
+    assert code == 130
+    assert "cancelled" in one_line(err.lstrip("\n"))
+    assert files_in(Path()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("two\nlines"), "ValueError: two lines"),
+        (MemoryError(), "Not enough memory"),
+        (OSError(28, "No space left on device", "a.seg.nrrd"), "No space left on device"),
+    ],
+)
+def test_an_unforeseen_error_is_one_line_and_exit_code_3(
+    image: Path, model: Path, call: Call, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def broken(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pipeline, "segment_with_report", broken)
+    words = ("segment", image, "-c", "liver", "--model", model, "-q")
+    code, _, err = call(*words)
+    assert code == 3
+    assert said in one_line(err)
+    monkeypatch.setenv("MEDSAM3_DEBUG", "1")
+    assert "Traceback" in call(*words)[2]
+
+
+def test_version_and_help_answer(call: Call) -> None:
+    assert call("--version") == (0, f"medsam3 {__version__}\n", "")
+    for words in ([], ["--help"], ["segment", "--help"], ["models", "--help"], ["doctor", "--help"]):
+        code, out, err = call(*words)
+        assert (code, err) == (0, "")
+        assert "Usage: medsam3" in out
+
+
+def test_every_setting_has_an_option() -> None:
+    """All but ``instances``, which the pipeline does not have yet."""
+    import typer
+
+    segment = typer.main.get_command(cli.app).commands["segment"]  # type: ignore[attr-defined]
+    names = {parameter.name for parameter in segment.params}
+    renamed = {"memory_budget_gb": "memory_budget"}
+    assert {renamed.get(name, name) for name in SegmentSettings.model_fields} - names == {"instances"}
+
+
+def test_concepts_are_searched_by_name_and_synonym(call: Call) -> None:
+    code, out, _ = call("concepts", "KIDNEY")
+    assert code == 0
+    assert "left kidney" in out
+    assert "liver" not in out
+    code, out, _ = call("concepts", "unicorn")
+    assert code == 0
+    assert "can be asked for all the same" in out
+
+
+def test_the_installed_program_returns_the_code(image: Path) -> None:
+    """Through a real process, where the C++ libraries write to the real stderr."""
+    program = [sys.executable, "-m", "MedicalSAM3Lib.cli"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    run = subprocess.run(
+        [*program, "segment", "gone.mha", "-c", "liver"], capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 2
+    assert "gone.mha" in one_line(run.stderr)
