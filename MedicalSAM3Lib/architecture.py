@@ -30,10 +30,19 @@ class Architecture:
     tracker: Sam3TrackerVideoConfig | None
 
     def build(self) -> MedicalSam3:
-        """Make the model with random weights, in evaluation mode."""
+        """Make the model with random weights, in evaluation mode.
+
+        Raises:
+            WeightsError: The sizes do not fit together.
+        """
         from MedicalSAM3Lib.model import MedicalSam3
 
-        return MedicalSam3(self.detector, self.tracker).eval()
+        try:
+            return MedicalSam3(self.detector, self.tracker).eval()
+        except (ValueError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
+            raise WeightsError(
+                f"Expected sizes of {CONFIG_FILE} that fit together, got: {_in_one_line(error)}."
+            ) from error
 
 
 def full_size(tracker: bool = True) -> Architecture:
@@ -77,9 +86,8 @@ def from_config(content: Mapping[str, Any]) -> Architecture:
         if kind == "sam3":
             return Architecture(Sam3Config.from_dict(dict(content)), None)
         video = Sam3VideoConfig.from_dict(dict(content))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"Expected sizes of a SAM3 model in {CONFIG_FILE}, got: {first}.") from error
+    except Exception as error:  # transformers has an error class of its own for each kind of wrong value
+        raise WeightsError(f"Expected sizes of a SAM3 model in {CONFIG_FILE}, got: {_in_one_line(error)}.") from error
     return Architecture(video.detector_config, video.tracker_config)
 
 
@@ -94,3 +102,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise WeightsError(f"Expected a JSON object in {path.name}, got {type(content).__name__}.")
     return content
+
+
+def _in_one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")[:200]

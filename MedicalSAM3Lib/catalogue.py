@@ -61,7 +61,6 @@ class ModelInfo(_Frozen):
         keep_files: The download stays after the conversion: ``weights.save_meta`` needs Meta's own file.
         base: Model whose tracker is taken, since this one has none; "" if it has.
         licence: Shown before a download.
-        preprocess: Content of ``preprocess.json`` after the conversion.
     """
 
     name: str = Field(pattern=NAME_PATTERN)
@@ -75,7 +74,6 @@ class ModelInfo(_Frozen):
     keep_files: bool = False
     base: str
     licence: Licence
-    preprocess: dict[str, object]
 
     @property
     def about_gb(self) -> float:

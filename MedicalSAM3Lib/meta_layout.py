@@ -138,7 +138,7 @@ def _assemble(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             thirds.setdefault(source.keys[0], {})[source.index] = tensor
             continue
         if source.form == "rows":
-            parts = zip(source.keys, tensor.split(1, 0), strict=True)
+            parts = list(zip(source.keys, tensor.split(1, 0), strict=True))
         else:
             parts = [(source.keys[0], tensor.t() if source.form == "transposed" else tensor)]
         for meta, part in parts:

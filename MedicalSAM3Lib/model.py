@@ -112,11 +112,11 @@ class MedicalSam3(nn.Module):
         self.tracker_neck: nn.Module | None = None
         if tracker_config is not None:
             # The trunk is the detector's: without this flag the tracker would build a second one.
-            self.tracker_model = Sam3TrackerVideoModel(tracker_config, remove_vision_encoder=True)
-            self.tracker_neck = Sam3VisionNeck(config.vision_config)
+            tracker = Sam3TrackerVideoModel(tracker_config, remove_vision_encoder=True)
             # One random projection encodes positions in SAM3; transformers draws its two copies apart.
-            copy = self.tracker_model.prompt_encoder.shared_embedding
-            copy.load_state_dict(self.tracker_model.shared_image_embedding.state_dict())
+            tracker.prompt_encoder.shared_embedding.load_state_dict(tracker.shared_image_embedding.state_dict())
+            self.tracker_model = tracker
+            self.tracker_neck = Sam3VisionNeck(config.vision_config)
 
     @property
     def has_tracker(self) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from MedicalSAM3Lib.architecture import CONFIG_FILE, architecture_of, from_config, read_json, to_config
-from MedicalSAM3Lib.errors import WeightsError
+from MedicalSAM3Lib.errors import OutputError, WeightsError
 from MedicalSAM3Lib.text import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -94,21 +94,30 @@ def save_model_folder(
 
     Raises:
         WeightsError: A weight is not finite in ``dtype``, or a tokenizer file is missing.
+        OutputError: The folder cannot be written.
     """
+    from safetensors import SafetensorError
+
     folder = Path(folder).absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
     ours = {"name": name or folder.name, "demonstration": bool(demonstration_notice), "notice": demonstration_notice}
     config = {**to_config(architecture_of(model)), _OURS: ours}
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        new = Path(temporary) / "new"
-        new.mkdir()
-        for part, content in ((CONFIG_FILE, config), (PREPROCESS_FILE, preprocess), (PRESENCE_FILE, presence)):
-            (new / part).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        (new / CARD_FILE).write_text(card, encoding="utf-8")
-        _copy_tokenizer(Path(tokenizer_folder), new)
-        _save_weights(model, new / WEIGHTS_FILE, dtype)
-        write_sums(new)
-        _swap(new, folder, Path(temporary) / "old")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+            new = Path(temporary) / "new"
+            new.mkdir()
+            for part, content in ((CONFIG_FILE, config), (PREPROCESS_FILE, preprocess), (PRESENCE_FILE, presence)):
+                (new / part).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            (new / CARD_FILE).write_text(card, encoding="utf-8")
+            _copy_tokenizer(Path(tokenizer_folder), new)
+            _save_weights(model, new / WEIGHTS_FILE, dtype)
+            write_sums(new)
+            _swap(new, folder, Path(temporary) / "old")
+    except (OSError, SafetensorError) as error:
+        reason = ((error.strerror if isinstance(error, OSError) else None) or "the writer failed").lower()
+        raise OutputError(
+            f"Expected to write the model folder '{folder.name}', but {reason}; make room or choose another place."
+        ) from error
 
 
 def load_model_folder(folder: Path | str) -> LoadedModel:

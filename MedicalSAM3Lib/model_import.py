@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from MedicalSAM3Lib.model_folder import (
     CARD_FILE,
@@ -35,20 +34,18 @@ def convert(
     *,
     base: Path | None = None,
     architecture: Architecture | None = None,
-    preprocess: Mapping[str, Any] | None = None,
     licence: str = "",
     dtype: Dtype = "float32",
 ) -> None:
     """Write a model folder from a checkpoint of any supported layout.
 
-    Presence is not calibrated for it: the folder gets the neutral ``presence.json``.
+    The folder gets the usual ``preprocess.json``, and a ``presence.json`` that calibrates nothing.
 
     Args:
         source: Checkpoint file or folder; see ``weights.read_checkpoint``.
         folder: To be written; its last part becomes the model's name.
         base: Checkpoint whose tracker is taken if the source has none.
         architecture: Sizes of a bare file, if not those of the published SAM3.
-        preprocess: Content of ``preprocess.json``; what it leaves out has the usual values.
         licence: A sentence for the model card.
         dtype: Number format of the weights in the new folder.
 
@@ -60,13 +57,13 @@ def convert(
     from MedicalSAM3Lib.weights import load_checkpoint
 
     model = load_checkpoint(source, base=base, architecture=architecture)
-    spec = PreprocessSpec.model_validate({"image_size": model.image_size, **(preprocess or {})})
+    spec = PreprocessSpec(image_size=model.image_size)
     save_model_folder(
         folder,
         model,
         _tokenizer_folder(source),
         json.loads(spec.model_dump_json()),
-        json.loads(PresenceSpec().model_dump_json()),
+        json.loads(PresenceSpec.model_validate({}).model_dump_json()),
         _card(folder.name, source, licence, model.has_tracker, base),
         dtype,
     )
@@ -89,7 +86,7 @@ def load_any(path: Path) -> LoadedModel:
         model=model,
         tokenizer=load_tokenizer(_tokenizer_folder(path)),
         preprocess=PreprocessSpec(image_size=model.image_size),
-        presence=PresenceSpec(),
+        presence=PresenceSpec.model_validate({}),
         name=path.stem,
         weights_hash=_hash_of(path),
         is_demonstration=False,

@@ -167,7 +167,6 @@ def download_model(
         target,
         base=find_installed(info.base) if info.base else None,
         architecture=architecture,
-        preprocess=info.preprocess,
         licence=f"{info.licence.name}, {info.licence.url}",
     )
     if not info.keep_files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,8 +74,10 @@ def _read_torch(path: Path) -> Any:
     import torch
 
     try:
-        # A mapped file leaves the optimiser state, two thirds of a training checkpoint, on the disk.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what it refuses right after
+            # A mapped file leaves the optimiser state, two thirds of a training checkpoint, on the disk.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"'{path.name}' is a pickle of something else than tensors, or no pickle at all; nothing in it was run."
