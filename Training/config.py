@@ -167,7 +167,7 @@ class TrainConfig(_Frozen):
 
     model: ModelConfig
     data: DataConfig
-    losses: LossConfig = LossConfig()
+    losses: LossConfig = LossConfig.model_validate({})
     optim: OptimConfig = OptimConfig()
     warm_start: WarmStartConfig = WarmStartConfig()
     run: RunConfig

@@ -9,7 +9,6 @@ and without dropout, so that two runs differ by rounding only.
 from __future__ import annotations
 
 import sys
-import time
 
 import torch
 from omegaconf import OmegaConf
