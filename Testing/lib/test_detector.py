@@ -109,6 +109,15 @@ def test_nothing_open_asks_for_no_mask():
     assert np.isnan(detections.agreement).all()
 
 
+@pytest.mark.parametrize(("bias", "counts"), [(0.0, True), (-6.0, False)])
+def test_an_instance_counts_by_its_probability_times_presence(bias, counts):
+    net = fake_model({"ball": (0.75, 1.5)}).model
+    detections = run(net, torch.ones(1, 1, dtype=torch.int64), SliceCalibration(bias=bias, threshold=0.4))
+    agreement = [detections.agreement[key] for key in detections.maps]
+    assert agreement
+    assert np.isfinite(agreement).all() == counts
+
+
 def test_pairs_at_once_follow_the_memory(monkeypatch):
     net = fake_model({"ball": (0.5, 1.5)}).model
     text = encode_text(net, torch.ones(1, 1, dtype=torch.int64), torch.ones(1, 1), EXACT)

@@ -90,7 +90,7 @@ def test_concepts_together_give_what_each_gives_alone():
 
 def test_the_order_of_concepts_changes_no_voxel_even_where_they_tie():
     volume, _ = spheres({255.0: (0.4, 0.5, 0.5)})
-    bands = {"one": BRIGHT, "two": BRIGHT, "three": (0.7, 1.6)}
+    bands = {"one": BRIGHT, "two": BRIGHT}
     results = [segment(volume, order, fake_model(bands), EXACT) for order in (list(bands), list(bands)[::-1])]
     by_phrase = [{finding.phrase: result.mask_kji(finding) for finding in result.findings} for result in results]
     for phrase in bands:
@@ -260,6 +260,13 @@ def test_the_threshold_of_the_user_replaces_the_models():
     ]
     assert finding.state == "not_found"
     assert "0.999" in finding.reason or "1.00" in finding.reason
+
+
+def test_the_threshold_of_the_user_opens_the_gate_of_the_slices_too():
+    volume, truth, _ = ball()
+    model = fake_model({"ball": (0.5, 1.5)}, default={"bias": -6.0, "threshold": 0.9}, volume={"threshold": 0.9})
+    result = segment(volume, ["ball"], model, make_settings(speed="exact", presence_threshold=0.4))
+    assert dice(result.mask_kji(result.findings[0]), truth) > 0.99
 
 
 def test_unsure_slices_are_listed_for_review():

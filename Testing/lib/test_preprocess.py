@@ -148,6 +148,12 @@ def test_a_part_of_the_picture_is_restored_as_the_whole_is():
     assert torch.equal(part, canvas.restore(maps)[:, 3:11, 20:50])
 
 
+def test_a_fine_pattern_becomes_its_mean_not_a_false_pattern():
+    checkers = (torch.arange(64)[:, None] + torch.arange(64)) % 2
+    small = square_canvas((64, 64), (1.0, 1.0), 9).resize(checkers[None, None].float())
+    torch.testing.assert_close(small, torch.full_like(small, 0.5), atol=0.05, rtol=0)
+
+
 def test_batched_resize_equals_single():
     canvas = square_canvas((30, 50), (1.0, 2.0), 96)
     pictures = torch.rand(3, 2, 30, 50)

@@ -32,6 +32,12 @@ def test_a_batch_is_what_the_training_loader_makes_of_the_same_slices():
     torch.testing.assert_close(stack.batch(slice(3, 5), CPU), expected)
 
 
+def test_without_a_crop_the_canvas_is_the_whole_picture():
+    whole = prepare(ct(), SPEC.model_copy(update={"crop": "none"}), make_settings())
+    assert whole.canvas.picture_hw == (40, 50)
+    assert whole.region_shape == (10, 40, 50)
+
+
 def test_the_padding_is_the_windows_floor():
     batch = prepare(ct(), SPEC, make_settings()).batch(slice(0, 1), CPU)
     np.testing.assert_array_equal(batch[0, :, 0, :], -1.0)
