@@ -79,6 +79,7 @@ def save_model_folder(
     *,
     name: str | None = None,
     demonstration_notice: str = "",
+    notice: str = "",
 ) -> None:
     """Write a model folder; it appears whole or not at all, and replaces an older one.
 
@@ -91,6 +92,7 @@ def save_model_folder(
         dtype: Number format of the weights in the file.
         name: Short name of the model.
         demonstration_notice: Not empty for a demonstration model; shown beside every result.
+        notice: Shown beside every result of any other model.
 
     Raises:
         WeightsError: A weight is not finite in ``dtype``, or a tokenizer file is missing.
@@ -99,7 +101,8 @@ def save_model_folder(
     from safetensors import SafetensorError
 
     folder = Path(folder).absolute()
-    ours = {"name": name or folder.name, "demonstration": bool(demonstration_notice), "notice": demonstration_notice}
+    shown = demonstration_notice or notice
+    ours = {"name": name or folder.name, "demonstration": bool(demonstration_notice), "notice": shown}
     config = {**to_config(architecture_of(model)), _OURS: ours}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,8 @@ from MedicalSAM3Lib.text import TOKENIZER_FILES, load_tokenizer
 if TYPE_CHECKING:
     from MedicalSAM3Lib.architecture import Architecture
 
+NOT_CALIBRATED = "This model was never calibrated: 'found' and 'not found' are the raw decision of SAM3."
+
 Dtype = Literal["float16", "bfloat16", "float32"]
 
 
@@ -66,6 +68,7 @@ def convert(
         json.loads(PresenceSpec.model_validate({}).model_dump_json()),
         _card(folder.name, source, licence, model.has_tracker, base),
         dtype,
+        notice=NOT_CALIBRATED,
     )
 
 
@@ -90,7 +93,7 @@ def load_any(path: Path) -> LoadedModel:
         name=path.stem,
         weights_hash=_hash_of(path),
         is_demonstration=False,
-        notice="This checkpoint was never calibrated: 'found' and 'not found' are the raw decision of SAM3.",
+        notice=NOT_CALIBRATED,
         card=path / CARD_FILE,
     )
 

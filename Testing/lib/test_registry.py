@@ -158,6 +158,7 @@ def test_a_download_becomes_a_model_folder(published: dict[str, bytes], tmp_path
     loaded = load_model("sam3", device="cpu")
     assert loaded.name == "sam3"
     assert not loaded.is_demonstration
+    assert "never calibrated" in loaded.notice
     assert "SAM License" in loaded.card.read_text(encoding="utf-8")
     state = small_model().state_dict()
     assert all(torch.equal(value, state[key]) for key, value in loaded.model.state_dict().items())

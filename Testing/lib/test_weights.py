@@ -177,6 +177,15 @@ def test_metas_file_is_written_and_comes_back(meta: Tensors, model: MedicalSam3,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sam3.pt", "tuned.pt"]
 
 
+def test_a_detector_alone_is_written_as_metas_image_model(meta: Tensors, tmp_path: Path) -> None:
+    base = saved(tmp_path / "sam3.pt", meta)
+    detector = load_checkpoint(saved(tmp_path / "2D.pt", without_prefix(meta)), architecture=SIZES)
+    save_meta(detector, tmp_path / "tuned.pt", base=base)
+    written = torch.load(tmp_path / "tuned.pt", weights_only=True)["model"]
+    assert written.keys() == {f"detector.{key}" for key in without_prefix(meta)}
+    assert all(torch.equal(written[key], meta[key]) for key in written)
+
+
 def test_an_unwritable_place_is_an_output_error(meta: Tensors, model: MedicalSam3, tmp_path: Path) -> None:
     base = saved(tmp_path / "sam3.pt", meta)
     with pytest.raises(OutputError, match=r"tuned\.pt"):
