@@ -26,8 +26,9 @@ demo: $(VENV)/.base  ## segment the bundled CT by typed concepts, with the bundl
 demo-data: $(VENV)/.dev  ## fetch the openly licensed images that the tiny model is trained on
 	$(PY) -m Training.prepare
 
-train-tiny: $(VENV)/.dev demo-data  ## train the tiny model again (hours on two cores)
-	$(PY) -m Training.train --config Training/recipes/tiny.yaml
+train-tiny: $(VENV)/.dev demo-data  ## train the tiny model again into runs/ (hours on two cores; call again to go on)
+	$(PY) -m Training.train --config Training/recipes/tiny.yaml --resume auto
+	$(PY) -m Training.publish --run runs/tiny --out runs/tiny/model
 
 bench: $(VENV)/.dev  ## time of 1, 4 and 16 concepts beside one full forward per slice and concept
 	$(PY) -m Testing.benchmarks.bench_prompts

@@ -12,6 +12,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import qt
 import slicer
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
 from MedicalSAM3Slicer.command import (
     REPORT_FILE,
     SEGMENTATION_FILE,
@@ -23,15 +33,6 @@ from MedicalSAM3Slicer.command import (
 from MedicalSAM3Slicer.job import Job
 from MedicalSAM3Slicer.outcome import Outcome, describe, failAll, failureReason, readReport
 from MedicalSAM3Slicer.scene import addSegments
-from slicer.i18n import tr as _
-from slicer.i18n import translate
-from slicer.ScriptedLoadableModule import (
-    ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
-    ScriptedLoadableModuleTest,
-    ScriptedLoadableModuleWidget,
-)
-from slicer.util import VTKObservationMixin
 
 PROGRAM_SETTING = "MedicalSAM3/Program"
 
