@@ -136,7 +136,7 @@ def load_model_folder(folder: Path | str) -> LoadedModel:
     sums = verify_sums(folder)
     config = read_json(folder / CONFIG_FILE)
     ours = config.pop(_OURS, {})
-    model = from_config(config).build()
+    model = from_config(config).build_empty()
     load_strictly(model, read_tensors(folder / WEIGHTS_FILE), folder.name)
     preprocess, presence = _read_specs(folder)
     if preprocess.image_size != model.image_size:

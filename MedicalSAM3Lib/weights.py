@@ -98,7 +98,7 @@ def load_checkpoint(
 ) -> MedicalSam3:
     """Read a checkpoint of any supported layout into a model in fp32 on the CPU; see ``read_checkpoint``."""
     checkpoint = read_checkpoint(path, base=base, architecture=architecture)
-    model = checkpoint.architecture.build()
+    model = checkpoint.architecture.build_empty()
     load_strictly(model, checkpoint.tensors, Path(path).name)
     return model
 
@@ -226,4 +226,4 @@ def _keys_of(architecture: Architecture) -> list[str]:
     import torch
 
     with torch.device("meta"):
-        return list(architecture.build().state_dict())
+        return list(architecture.build_empty().state_dict())

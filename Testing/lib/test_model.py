@@ -9,7 +9,14 @@ import torch
 from MedicalSAM3Lib.meta_layout import from_meta
 from MedicalSAM3Lib.model import VIT_LAYER_NORM_EPS, MedicalSam3
 from MedicalSAM3Lib.weights import load_strictly
-from Testing.lib.checkpoint_worlds import DATA, SIDE, oracle_architecture, oracle_weights, small_model
+from Testing.lib.checkpoint_worlds import (
+    DATA,
+    SIDE,
+    oracle_architecture,
+    oracle_weights,
+    small_architecture,
+    small_model,
+)
 
 IDS = torch.tensor([[62, 5, 9, 63] + [0] * 28, [62, 17, 3, 40, 8, 63] + [0] * 26])
 MASK = (IDS != 0).long()
@@ -136,3 +143,13 @@ def test_tracker_has_no_trunk_of_its_own_and_one_position_matrix() -> None:
     copies = [value for key, value in state.items() if key.endswith("positional_embedding")]
     assert len(copies) == 2
     assert torch.equal(*copies)
+
+
+def test_an_empty_model_lacks_nothing_but_its_weights() -> None:
+    full, empty = small_model(), small_architecture().build_empty()
+    assert not empty.training
+    shapes = {key: value.shape for key, value in full.state_dict().items()}
+    assert {key: value.shape for key, value in empty.state_dict().items()} == shapes
+    tables = dict(full.named_buffers())
+    assert tables.keys() == dict(empty.named_buffers()).keys()
+    assert all(torch.equal(value, tables[key]) for key, value in empty.named_buffers() if key not in shapes)

@@ -60,9 +60,10 @@ def test_everything_comes_back(original: Path, model: MedicalSam3) -> None:
 
 def test_half_precision_is_loaded_as_single(model: MedicalSam3, tmp_path: Path) -> None:
     loaded = load_model_folder(save(tmp_path / "half", model, dtype="float16"))
+    state = model.state_dict()
     for key, value in loaded.model.state_dict().items():
         assert value.dtype == torch.float32
-        assert torch.equal(value, model.state_dict()[key].half().float())
+        assert torch.equal(value, state[key].half().float())
 
 
 def test_a_demonstration_model_says_so(model: MedicalSam3, tmp_path: Path) -> None:
