@@ -40,7 +40,7 @@ def shipped() -> Tokenizer:
     return load_tokenizer(resource("tokenizer"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def tokenizer() -> Tokenizer:
     return shipped()
 
