@@ -36,8 +36,8 @@ bench: $(VENV)/.dev  ## time of 1, 4 and 16 concepts beside one full forward per
 test: $(VENV)/.dev  ## the tests: minutes on two cores, no GPU, no network
 	OMP_NUM_THREADS=$(THREADS) $(PY) -m pytest -m "not slow"
 
-proofs: $(VENV)/.dev  ## the tests that take over a minute each
-	OMP_NUM_THREADS=$(THREADS) $(PY) -m pytest -m slow
+proofs: $(VENV)/.dev  ## all tests, also those that take over a minute each
+	OMP_NUM_THREADS=$(THREADS) $(PY) -m pytest
 
 lint: $(VENV)/.dev  ## format, lint and types; changes nothing
 	$(PY) -m ruff format --check .

@@ -141,7 +141,7 @@ def test_top_level_cmake_passes_the_gate_of_the_extensions_index(repository: Pat
         assert match[1].startswith("https://")
     for variable in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "DEPENDS"):
         assert f"set(EXTENSION_{variable} " in text
-    assert "\r" not in text
+    assert b"\r" not in (repository / "CMakeLists.txt").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["Resources/Icons/MedicalSAM3.png", "MedicalSAM3/Resources/Icons/MedicalSAM3.png"])
