@@ -133,13 +133,15 @@ def run(
         MedicalSAM3Error: What a stage cannot do; see ``errors``.
         RunError: A concept failed; the results of the others are written.
     """
-    from MedicalSAM3Lib import cli_show, files, pipeline, registry
+    from MedicalSAM3Lib import cli_show, files
 
-    pipeline.check_concepts(concepts)
     notices: list[str] = []
     with cli_show.waiting("Reading the image", quiet=quiet):
         volume = files.read_volume(source.path, series=source.series, frame=source.frame, on_notice=notices.append)
     files.check_output(outputs.segmentation, volume=volume)
+    from MedicalSAM3Lib import pipeline, registry  # torch: only once the image is known to be good
+
+    pipeline.check_concepts(concepts)
     with cli_show.waiting("Loading the model", quiet=quiet):
         loaded = registry.load_model(model, device=settings.device, speed=settings.speed)
     with cli_show.progress_bars(quiet=quiet) as on_progress:

@@ -1,6 +1,6 @@
 """What P concepts cost: our pipeline beside one full forward of ``transformers`` per slice and concept.
 
-    python -m Testing.benchmarks.bench_prompts                          tiny, seconds
+    python -m Testing.benchmarks.bench_prompts                          tiny, a minute
     python -m Testing.benchmarks.bench_prompts --size full --slices 1   SAM3's full size, random weights; an hour on
                                                                         two cores, 3.4 GB of weights in fp32
 
@@ -106,9 +106,9 @@ def main() -> None:
     """Read the options, measure, and print one row per number of concepts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "full"), default="tiny")
-    parser.add_argument("--slices", type=int, help="default: 16 tiny, 1 full")
+    parser.add_argument("--slices", type=int, help="default: 8 tiny, 1 full")
     parser.add_argument("--concepts", type=int, nargs="+", default=[1, 4, 16], help=f"numbers, 1 to {len(CONCEPTS)}")
-    parser.add_argument("--repeats", type=int, help="the shortest counts; default: 3 tiny, 1 full")
+    parser.add_argument("--repeats", type=int, help="the shortest counts; default: 2 tiny, 1 full")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--speed", default="balanced")
     options = parser.parse_args()
@@ -118,8 +118,8 @@ def main() -> None:
     model = make_model(options.size)
     model.model.to(runtime.device)
     side = model.model.image_size
-    volume = make_volume(options.slices or (16 if is_tiny else 1), side)
-    table = measure(model, volume, options.concepts, settings, options.repeats or (3 if is_tiny else 1))
+    volume = make_volume(options.slices or (8 if is_tiny else 1), side)
+    table = measure(model, volume, options.concepts, settings, options.repeats or (2 if is_tiny else 1))
     number_format = str(runtime.dtype).removeprefix("torch.")
     print(
         f"{options.size}: {volume.shape_kji[0]} slices of {side} x {side}, {runtime.device}, {number_format}, "

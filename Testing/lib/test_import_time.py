@@ -1,45 +1,48 @@
-"""What an import loads. Which modules, not how many seconds: the heavy ones are what takes the time."""
+"""What the command line loads before it has something to do. Modules, not seconds: a slow machine is no failure.
+
+What the package and its light modules load is tested beside the direction of imports, in ``test_imports.py``.
+"""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-import MedicalSAM3Lib
-
-HEAVY = ("torch", "transformers", "SimpleITK", "pydicom", "matplotlib", "scipy", "PIL", "tifffile")
-LIGHT_MODULES = (
-    *("structures", "errors", "config", "geometry", "files", "dicom", "resources", "registry"),
-    *("concepts", "report", "cli", "doctor", "demo", "model_folder", "preview", "overlap"),
-)
+HEAVY = {"torch", "transformers", "SimpleITK", "pydicom", "matplotlib", "scipy", "PIL", "tifffile"}
 
 
-def loaded_by(statement: str) -> set[str]:
+def loaded_by(repository: Path, statement: str) -> set[str]:
     """Top-level modules in a fresh interpreter after a statement."""
-    code = f"{statement}\nimport sys\nprint('\\n'.join({{name.partition('.')[0] for name in sys.modules}}))"
-    environment = {**os.environ, "PYTHONPATH": str(Path(MedicalSAM3Lib.__file__).parents[1])}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    code = f"{statement}\nimport sys\nprint('\\n'.join(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
     return set(run.stdout.splitlines())
 
 
-def test_the_package_loads_nothing_but_itself() -> None:
-    assert loaded_by("import MedicalSAM3Lib").isdisjoint({*HEAVY, "numpy", "pydantic", "rich"})
+@pytest.mark.parametrize("words", [["--help"], ["segment", "--help"], ["models", "--help"], ["--version"]])
+def test_asking_for_help_loads_no_numpy_and_nothing_heavy(repository: Path, words: list[str]) -> None:
+    loaded = loaded_by(repository, f"from MedicalSAM3Lib.cli import main\nassert main({words}) == 0")
+    assert "typer" in loaded
+    assert loaded.isdisjoint({*HEAVY, "numpy"})
 
 
-def test_help_loads_no_numpy() -> None:
-    asked = "from MedicalSAM3Lib.cli import main\nassert main(['segment', '--help']) == 0"
-    assert loaded_by(asked).isdisjoint({*HEAVY, "numpy"})
+def test_listing_models_and_concepts_loads_nothing_heavy(repository: Path) -> None:
+    asked = "from MedicalSAM3Lib.cli import main\nassert main(['models', 'list']) == main(['concepts', 'kidney']) == 0"
+    assert loaded_by(repository, asked).isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("module", LIGHT_MODULES)
-def test_importing_a_light_module_loads_no_heavy_library(module: str) -> None:
-    assert loaded_by(f"import MedicalSAM3Lib.{module}").isdisjoint(HEAVY)
+def test_importing_the_parts_of_the_command_line_loads_nothing_heavy(repository: Path) -> None:
+    assert loaded_by(repository, "import MedicalSAM3Lib.doctor, MedicalSAM3Lib.demo").isdisjoint(HEAVY)
 
 
-def test_the_public_names_exist() -> None:
+def test_a_wrong_input_is_refused_before_torch_is_loaded(repository: Path) -> None:
+    asked = "from MedicalSAM3Lib.cli import main\nassert main(['segment', 'gone.nii', '-c', 'liver']) == 2"
+    assert loaded_by(repository, asked).isdisjoint({"torch", "transformers"})
+
+
+def test_every_public_name_exists(repository: Path) -> None:
     """In a fresh interpreter, because the lazy import must not lean on what another test has imported."""
-    loaded_by("import MedicalSAM3Lib\n[getattr(MedicalSAM3Lib, name) for name in MedicalSAM3Lib.__all__]")
+    loaded_by(repository, "import MedicalSAM3Lib\n[getattr(MedicalSAM3Lib, name) for name in MedicalSAM3Lib.__all__]")
