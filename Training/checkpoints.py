@@ -26,7 +26,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from MedicalSAM3Lib.architecture import CONFIG_FILE, architecture_of, to_config
 from MedicalSAM3Lib.errors import SettingsError, WeightsError
+from MedicalSAM3Lib.model import MedicalSam3
 from Training import distributed
 from Training.distributed import Ranks
 from Training.optim import Optimizer
@@ -201,9 +203,8 @@ def _write_files(
     weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     torch.save({"adamw": optimizer.adamw.state_dict(), "random": list(random_states)}, folder / "state.pt")
-    architecture = getattr(model, "config", None)
-    if architecture is not None:
-        architecture.to_json_file(folder / "config.json")
+    if isinstance(model, MedicalSam3):
+        _write_text(folder / CONFIG_FILE, json.dumps(to_config(architecture_of(model)), indent=2))
     _write_text(folder / "meta.json", json.dumps(asdict(meta), indent=2))
 
 

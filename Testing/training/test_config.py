@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 from MedicalSAM3Lib.errors import SettingsError
 from Training.config import MODULES, TrainConfig, load_config, make_config
-from Training.network import make_architecture
 from Training.optim import MODULE_PREFIXES
 
 TRAINING = Path(__file__).parents[2] / "Training"
@@ -125,14 +124,3 @@ def test_the_recipe_of_the_paper_has_the_numbers_of_the_paper() -> None:
     assert (losses.semantic_alpha, losses.semantic_gamma) == (0.6, 2)
     assert (losses.semantic_focal, losses.semantic_dice, losses.semantic_presence) == (20, 30, 1)
     assert (losses.mask_focal, losses.mask_dice) == (0, 0)
-
-
-def test_an_architecture_is_laid_over_that_of_sam3() -> None:
-    config = make_architecture({"detr_decoder_config": {"num_queries": 7}})
-    assert config.detr_decoder_config.num_queries == 7
-    assert config.detr_decoder_config.num_layers == 6
-
-
-def test_an_unknown_key_of_the_architecture_is_named() -> None:
-    with pytest.raises(SettingsError, match=r"vision_config\.backbone_config\.hiden_size, depth"):
-        make_architecture({"vision_config": {"backbone_config": {"hiden_size": 3}}, "depth": 3})

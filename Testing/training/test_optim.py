@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from MedicalSAM3Lib.architecture import full_size
 from MedicalSAM3Lib.errors import RunError, SettingsError
 from Testing.training.tiny_world import tiny_model
 from Training.config import OptimConfig
@@ -174,3 +175,19 @@ def test_a_parameter_without_gradient_is_named() -> None:
         check_gradients(layer)
     layer.bias.requires_grad_(False)
     check_gradients(layer)
+
+
+def test_the_full_size_network_falls_into_groups_with_and_without_its_tracker() -> None:
+    tables = []
+    for with_tracker in (False, True):
+        with torch.device("meta"):
+            model = full_size(with_tracker).build()
+        freeze_unused(model)
+        tables.append(describe(build_groups(model, OptimConfig(layer_decay=0.85))))
+    # The tracker is trained by other means: it is frozen here, and changes nothing.
+    assert tables[0] == tables[1]
+    rates = {line.split("  ")[0]: line.split()[-2] for line in tables[0].splitlines()[1:-1]}
+    assert sum(name.startswith("trunk.") and "(" not in name for name in rates) == 34
+    assert rates["trunk.0"] == f"{1e-4 * 0.85**33:.2e}"
+    assert rates["trunk.32"] == "8.50e-05"
+    assert rates["trunk.position"] == "1.00e-04"

@@ -36,8 +36,10 @@ from Testing.training.tiny_world import (
 )
 from Training import train as module
 from Training.collate import Batch
+from Training.config import ModelConfig
 from Training.distributed import Ranks
 from Training.manifest import ManifestRow, write_manifest
+from Training.network import build_network
 from Training.step import TrainStep, encode_phrases
 from Training.train import Data, main, train
 
@@ -187,6 +189,15 @@ def test_the_best_checkpoint_is_the_one_of_the_best_validation(tmp_path: Path, m
         0.7,
         0.5,
     ]
+
+
+def test_a_checkpoint_of_a_run_is_a_model_to_start_from(tmp_path: Path) -> None:
+    run(tmp_path, run={"steps": 1})
+    start = ModelConfig(start_from=str(tmp_path / "checkpoints" / "step_00000001"))
+    model, tokenizer = build_network(start, seed=0)
+    expected = weights(tmp_path)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert tokenizer.encode(["liver"])[0].shape == (1, 32)
 
 
 def test_a_warm_start_happens_once_and_stays_in_the_log(tmp_path: Path) -> None:
