@@ -17,6 +17,7 @@ import numpy as np
 
 from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.guards import pick_frame, require_memory
+from MedicalSAM3Lib.quiet import quiet
 from MedicalSAM3Lib.structures import Volume
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -43,11 +44,13 @@ def read_image(path: Path, frame: int | None, notice: OnNotice) -> Volume:
     Raises:
         InputError: Damaged, too large, of an unknown kind, or a page must be picked.
     """
+    notices: list[str] = []
     try:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            array = _read_tiff(path, frame)
-        else:
-            array = _read_with_pillow(path, frame, notice)
+        with quiet():
+            if path.suffix.lower() in (".tif", ".tiff"):
+                array = _read_tiff(path, frame)
+            else:
+                array = _read_with_pillow(path, frame, notices)
     except InputError:
         raise
     # Both libraries raise many types on damaged files: OSError, ValueError, SyntaxError, struct.error, ...
@@ -56,11 +59,14 @@ def read_image(path: Path, frame: int | None, notice: OnNotice) -> Volume:
             f"Expected a complete picture, got one that is truncated, damaged or of an unknown kind ({path.name}); "
             "save it again as PNG."
         ) from error
+    # Not before: what a notice writes to the screen would have gone the way of the noise.
+    for line in notices:
+        notice(line)
     modality = "RGB" if array.ndim == 3 else "GREY"
     return Volume(array[None].astype(np.float32), np.eye(4), modality, is_2d=True, name=path.stem)
 
 
-def _read_with_pillow(path: Path, frame: int | None, notice: OnNotice) -> np.ndarray:
+def _read_with_pillow(path: Path, frame: int | None, notices: list[str]) -> np.ndarray:
     """Grey ``(H, W)`` as stored, or colour ``(H, W, 3)`` uint8."""
     from PIL import Image
 
@@ -75,7 +81,7 @@ def _read_with_pillow(path: Path, frame: int | None, notice: OnNotice) -> np.nda
         _check_size(image.height, image.width, len(image.getbands()))
         image.seek(pick_frame(frame, getattr(image, "n_frames", 1), "pages"))
         if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
-            notice("The photograph is marked to be shown turned; the mask lies on its pixels as stored.")
+            notices.append("The photograph is marked to be shown turned; the mask lies on its pixels as stored.")
         if image.has_transparency_data:
             layer = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), layer).convert("RGB")
@@ -99,7 +105,7 @@ def _read_tiff(path: Path, frame: int | None) -> np.ndarray:
         require_memory(series.shape, series.dtype.itemsize)
         # tifffile decodes LZW, JPEG and fax only with a large extra package; Pillow has them built in.
         if page.photometric not in (MIN_IS_BLACK, RGB) or not _decodes(series):
-            return _read_with_pillow(path, index, lambda _: None)
+            return _read_with_pillow(path, index, [])
         array = series.asarray()
     if samples == 1:
         return _stretch_bits(array.reshape(num_pages, page.imagelength, page.imagewidth)[index])

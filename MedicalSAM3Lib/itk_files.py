@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +10,11 @@ import numpy as np
 
 from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.guards import pick_frame, require_memory
+from MedicalSAM3Lib.quiet import quiet
 from MedicalSAM3Lib.structures import Volume
 
 if TYPE_CHECKING:
     import SimpleITK
-
-_stderr_lock = threading.Lock()
 
 
 def read_itk(path: Path, frame: int | None = None) -> Volume:
@@ -31,7 +27,11 @@ def read_itk(path: Path, frame: int | None = None) -> Volume:
     Raises:
         InputError: Damaged, truncated, too large for memory, complex, or a frame must be picked.
     """
+    if path.suffix.lower() in (".mha", ".mhd"):
+        _check_dimensions(path)
     reader = open_reader(path)
+    if "complex" in pixel_type(reader):
+        raise InputError(f"Expected real voxels, got complex ones ({path.name}); save the magnitude image first.")
     size = [*reader.GetSize(), 1, 1, 1][: max(3, reader.GetDimension())]
     channels = reader.GetNumberOfComponents()
     is_colour = channels in (3, 4) and "8-bit unsigned" in pixel_type(reader) and frame is None
@@ -74,12 +74,10 @@ def pixels(reader: SimpleITK.ImageFileReader, name: str) -> np.ndarray:
     """Voxels of an opened file as float32, in array order, colours last.
 
     Raises:
-        InputError: The voxels are missing, damaged, complex, or compressed in an unknown way.
+        InputError: The voxels are missing, damaged or compressed in an unknown way.
     """
     import SimpleITK
 
-    if "complex" in pixel_type(reader):
-        raise InputError(f"Expected real voxels, got complex ones ({name}); save the magnitude image first.")
     try:
         with quiet():
             image = reader.Execute()
@@ -101,25 +99,12 @@ def pixel_bytes(reader: SimpleITK.ImageFileReader) -> int:
     return int("".join(filter(str.isdigit, pixel_type(reader).split("-bit")[0])) or 32) // 8
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the chatter of the C++ readers off the screen; their errors arrive as exceptions.
-
-    MetaIO and the JPEG library write to the file descriptor itself, past ``sys.stderr`` and ITK's own
-    switch. One reader at a time, or the second would save the first one's silence and restore that.
-    """
-    import SimpleITK
-
-    with _stderr_lock:
-        SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-        saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            os.close(nowhere)
+def _check_dimensions(path: Path) -> None:
+    """Refuse a MetaImage without a usable number of dimensions, on which the MetaIO library crashes the process."""
+    with path.open("rb") as file:
+        stated = re.search(rb"^NDims\s*=\s*(\S+)", file.read(4096), re.MULTILINE)
+    if stated is None or stated[1] not in (b"2", b"3", b"4", b"5"):
+        raise _damaged(path.name)
 
 
 def _affine(reader: SimpleITK.ImageFileReader) -> np.ndarray:

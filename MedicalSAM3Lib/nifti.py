@@ -30,8 +30,6 @@ ORDERS: tuple[ByteOrder, ...] = ("<", ">")
 UNIT_TO_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Low three bits of ``xyzt_units``: metres, millimetres, micrometres."""
 
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
 # Offsets and formats of the fields in use: NIfTI-1 (348 bytes), NIfTI-2 (540 bytes).
 FIELDS = {
     348: {
@@ -104,7 +102,7 @@ def read_nifti(path: Path, frame: int | None = None) -> tuple[Volume, bool]:
             index = pick_frame(frame, header.num_frames)
             array = _read_voxels(file, header, index)
             # Only at its end does a gzip stream tell whether what came before is intact.
-            while file.read(1 << 20):
+            while opener is gzip.open and file.read(1 << 20):
                 pass
     except (EOFError, OSError, zlib.error) as error:
         raise InputError(
@@ -124,7 +122,8 @@ def parse_header(data: bytes) -> NiftiHeader:
     raw, order = _fields(data)
     dim, code = raw["dim"].astype(int), int(raw["datatype"][0])
     rank = int(dim[0])
-    if not 1 <= rank <= 7 or (dim[1 : rank + 1] < 1).any():
+    offset = float(raw["vox_offset"][0])
+    if not 1 <= rank <= 7 or (dim[1 : rank + 1] < 1).any() or not 348 <= offset < 2**62:
         raise InputError("Expected a NIfTI header with sizes of at least 1, got a damaged one; export the image again.")
     if code != RGB and code not in DATATYPES:
         raise InputError(
@@ -136,15 +135,16 @@ def parse_header(data: bytes) -> NiftiHeader:
         slope, intercept = 1.0, 0.0
     affine, has_orientation = _affine(raw)
     affine[:3] *= UNIT_TO_MM.get(int(raw["units"][0]) & 7, 1.0)
+    affine[:2] *= -1.0  # RAS to LPS
     return NiftiHeader(
         shape_ijk=(sizes[0], sizes[1], sizes[2]),
         num_frames=int(np.prod(sizes[3:], dtype=object)),
         dtype=np.dtype("u1" if code == RGB else DATATYPES[code]).newbyteorder(order),
         num_channels=3 if code == RGB else 1,
-        offset=int(raw["vox_offset"][0]),
+        offset=int(offset),
         slope=slope,
         intercept=intercept,
-        ijk_to_lps=RAS_TO_LPS @ affine,
+        ijk_to_lps=affine,
         has_orientation=has_orientation,
         is_2d=rank <= 2,
     )

@@ -6,12 +6,11 @@ are drawn thinner. What was asked for but not found stands below. A picture (2D)
 
 from __future__ import annotations
 
-import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +22,19 @@ from MedicalSAM3Lib.geometry import (
     input_slice_index,
     pixel_mm,
     slices_along,
+)
+from MedicalSAM3Lib.preview_texts import (
+    BACKGROUND,
+    EDGE_INCHES,
+    LINE_INCHES,
+    footer_lines,
+    legible,
+    mark,
+    name_rows,
+    write_footer,
+    write_header,
+    write_names,
+    write_title,
 )
 from MedicalSAM3Lib.preview_tiles import (
     LUNG_HU,
@@ -42,27 +54,14 @@ if TYPE_CHECKING:
 
 TILE_INCHES = 3.0
 LARGE_TILE_INCHES = 6.5
-GAP_INCHES = 0.12
 TITLE_INCHES = 0.42
 HEADER_INCHES = 0.4
 FOOTER_INCHES = 0.42
-LINE_INCHES = 0.19
-CHARACTERS_PER_INCH = 12
 DOTS_PER_INCH = 130
-
-BACKGROUND = "#0b0f14"
-TEXT = "#e8edf2"
-FAINT_TEXT = "#8d98a5"
-MARK_TEXT = "#c3ccd6"
-LEAST_LUMINANCE = 0.5
-"""Colours darker than this are lightened: they must be read on the dark ground."""
 
 PLANES = ("sagittal", "coronal", "axial")
 SIDES = (("A", "P", "H", "F"), ("R", "L", "H", "F"), ("R", "L", "A", "P"))
 """Patient's side at the left, right, top and bottom of a sagittal, coronal and axial picture."""
-
-NOTICE = "Research use \N{EN DASH} not a medical device"
-MOST_CHARACTERS = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +112,22 @@ def draw_preview(volume: Volume, segmentation: Segmentation) -> Figure:
     columns = {1: 1, 2: 2, 3: 3, 5: 3, 6: 3}.get(len(tiles), 4)
     rows = -(-len(tiles) // columns)
     tile_width, tile_height = _tile_inches(scene, tiles)
-    width = columns * (tile_width + GAP_INCHES) + GAP_INCHES
-    footer = _footer_lines(segmentation.findings, width)
-    height = HEADER_INCHES + rows * (tile_height + TITLE_INCHES) + FOOTER_INCHES + len(footer) * LINE_INCHES
+    width = columns * (tile_width + EDGE_INCHES) + EDGE_INCHES
+    undrawn = () if volume.is_2d else found[MOST_TILES:]
+    captions = footer_lines(segmentation.findings, undrawn, width)
+    title = TITLE_INCHES
+    if volume.is_2d:
+        title += (len(name_rows(found, tile_width)) - 1) * LINE_INCHES
+    height = HEADER_INCHES + rows * (tile_height + title) + FOOTER_INCHES + len(captions) * LINE_INCHES
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     for place, tile in enumerate(tiles):
         row, column = divmod(place, columns)
-        left = GAP_INCHES + column * (tile_width + GAP_INCHES)
-        bottom = height - HEADER_INCHES - (row + 1) * (tile_height + TITLE_INCHES)
+        left = EDGE_INCHES + column * (tile_width + EDGE_INCHES)
+        bottom = height - HEADER_INCHES - (row + 1) * (tile_height + title)
         box = (left / width, bottom / height, tile_width / width, tile_height / height)
         _draw_tile(figure.add_axes(box), tile, scene)
-    _write_header(figure, volume, segmentation.findings)
-    _write_footer(figure, footer)
+    write_header(figure, volume, segmentation.findings)
+    write_footer(figure, captions)
     return figure
 
 
@@ -157,19 +160,22 @@ def _draw_tile(axes: Axes, tile: Tile, scene: Scene) -> None:
     axes.imshow(np.clip(shown, 0, 1) if picture.ndim == 3 else shown, cmap="gray", vmin=low, vmax=high,
                 interpolation="bicubic", aspect=pixel[0] / pixel[1])  # fmt: skip
     for number, (finding, mask) in enumerate(zip(scene.found, masks, strict=True)):
-        _draw_outline(axes, mask, _legible(finding.colour), is_main=tile.finding in (number, -1))
+        _draw_outline(axes, mask, legible(finding.colour), is_main=tile.finding in (number, -1))
     axes.set(xticks=[], yticks=[], facecolor="black")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    if not scene.volume.is_2d:
+    if scene.volume.is_2d:
+        height, width = picture.shape[:2]
+        _set_view(axes, View(-0.5, width - 0.5, height - 0.5, -0.5))
+    else:
         main = masks[tile.finding] if tile.finding >= 0 else np.zeros(picture.shape[:2], bool)
         background = low + 0.05 * (high - low)
         _set_view(axes, square_view(picture.mean(axis=2) if picture.ndim == 3 else picture, main, pixel, background))
         _write_marks(axes, tile, scene)
     if tile.finding >= 0:
-        _write_title(axes, scene.found[tile.finding])
-    else:
-        _write_names(axes, scene.found)
+        write_title(axes, scene.found[tile.finding])
+    elif scene.found:
+        write_names(axes, name_rows(scene.found, LARGE_TILE_INCHES))
 
 
 def _window(scene: Scene, tile: Tile) -> tuple[float, float]:
@@ -178,8 +184,9 @@ def _window(scene: Scene, tile: Tile) -> tuple[float, float]:
 
     modality = modality_of(scene.volume.array, scene.volume.modality)
     window = "auto"
-    if modality == "CT" and tile.finding >= 0 and scene.image[scene.masks[tile.finding]].mean() < LUNG_HU:
-        window = "lung"
+    if modality == "CT" and tile.finding >= 0:
+        inside = scene.image[scene.masks[tile.finding]]
+        window = "lung" if inside.size and inside.mean() < LUNG_HU else "auto"
     return value_ranges(scene.volume.array, modality, PreprocessSpec(image_size=1), window)[0]
 
 
@@ -207,103 +214,7 @@ def _write_marks(axes: Axes, tile: Tile, scene: Scene) -> None:
     places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.98, "center", "top"),
               (0.5, 0.02, "center", "bottom"))  # fmt: skip
     for side, (x, y, across, along) in zip(SIDES[tile.axis], places, strict=True):
-        _mark(axes, x, y, side, ha=across, va=along)
+        mark(axes, x, y, side, ha=across, va=along)
     numbers = input_slice_index(scene.canonical, tile.axis, scene.image.shape[2 - tile.axis])
     where = f"{PLANES[tile.axis]} {numbers[tile.index]}"
-    _mark(axes, 0.98, 0.02, where, ha="right", va="bottom")
-
-
-def _mark(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
-    """Small text on the picture, with a dark rim that keeps it legible over bright tissue."""
-    from matplotlib.patheffects import withStroke
-
-    rim = [withStroke(linewidth=2, foreground="black")]
-    _text(axes, x, y, text, size=7, color=MARK_TEXT, transform=axes.transAxes, path_effects=rim, **style)
-
-
-def _write_title(axes: Axes, finding: Finding) -> None:
-    colour = _legible(finding.colour)
-    size = 11.5 if len(finding.phrase) <= 18 else 9.5
-    _text(axes, 0.0, 1.03, _short(finding.phrase), size=size, weight="bold", color=colour, va="bottom",
-          transform=axes.transAxes)  # fmt: skip
-    _text(axes, 1.0, 1.03, f"{_amount(finding.volume_ml)} ml", size=9.5, color=TEXT, ha="right", va="bottom",
-          transform=axes.transAxes)  # fmt: skip
-
-
-def _write_names(axes: Axes, found: Sequence[Finding]) -> None:
-    """The findings of a picture in one line above it, each in its colour."""
-    from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
-
-    if not found:
-        return
-    names = [
-        TextArea(f"{_short(finding.phrase)} {finding.voxels:,} px",
-                 textprops={"color": _legible(finding.colour), "weight": "bold", "size": 10, "parse_math": False})
-        for finding in found[:MOST_TILES]
-    ]  # fmt: skip
-    line = HPacker(children=[*names], sep=14, pad=0, align="baseline")
-    axes.add_artist(AnchoredOffsetbox("lower left", child=line, pad=0, frameon=False, bbox_to_anchor=(0.0, 1.015),
-                                      bbox_transform=axes.transAxes, borderpad=0))  # fmt: skip
-
-
-def _write_header(figure: Figure, volume: Volume, findings: Sequence[Finding]) -> None:
-    """Image on the left, the count of answers on the right."""
-    k, j, i = volume.shape_kji
-    size = f"{i} x {j} pixels" if volume.is_2d else f"{i} x {j} x {k} voxels"
-    spacing = "" if volume.is_2d else " x ".join(f"{length:.2f}" for length in volume.spacing_mm) + " mm"
-    subject = "  \N{MIDDLE DOT}  ".join(part for part in (volume.name, size, spacing) if part)
-    counts = {state: sum(finding.state == state for finding in findings) for state in ("found", "not_found", "failed")}
-    answers = "  \N{MIDDLE DOT}  ".join(f"{n} {state.replace('_', ' ')}" for state, n in counts.items() if n)
-    width, height = figure.get_size_inches()
-    edge, line = GAP_INCHES / width, 1 - 0.2 / height
-    _text(figure, edge, line, subject, size=9.5, color=TEXT, va="center")
-    _text(figure, 1 - edge, line, answers, size=9.5, color=TEXT, ha="right", va="center")
-
-
-def _write_footer(figure: Figure, lines: Sequence[str]) -> None:
-    """What has no tile, and what this is not."""
-    width, height = figure.get_size_inches()
-    edge = GAP_INCHES / width
-    for number, line in enumerate(reversed(lines)):
-        _text(figure, edge, (0.35 + number * LINE_INCHES) / height, line, size=9.5, color=TEXT, va="center")
-    _text(figure, 1 - edge, 0.13 / height, NOTICE, size=7.5, color=FAINT_TEXT, ha="right", va="center")
-
-
-def _footer_lines(findings: Sequence[Finding], width: float) -> list[str]:
-    """Every finding without a tile, by name, in lines that fit a figure of this width in inches."""
-    by_state = {
-        "Not found (presence)": [_with_presence(finding) for finding in findings if finding.state == "not_found"],
-        "Failed": [_short(finding.phrase) for finding in findings if finding.state == "failed"],
-        "Found, not drawn": [_short(finding.phrase) for finding in findings if finding.state == "found"][MOST_TILES:],
-    }
-    texts = [f"{caption}: {', '.join(names)}" for caption, names in by_state.items() if names]
-    return [line for text in texts for line in textwrap.wrap(text, int(width * CHARACTERS_PER_INCH))]
-
-
-def _text(parent: Any, x: float, y: float, text: str, **style: Any) -> None:
-    """Text as typed: a dollar sign in a phrase starts no formula."""
-    parent.text(x, y, text, parse_math=False, **style)
-
-
-def _with_presence(finding: Finding) -> str:
-    name = _short(finding.phrase)
-    return name if finding.presence is None else f"{name} {finding.presence:.2f}"
-
-
-def _short(phrase: str) -> str:
-    phrase = " ".join(phrase.split())
-    return phrase if len(phrase) <= MOST_CHARACTERS else phrase[: MOST_CHARACTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def _amount(millilitres: float) -> str:
-    """Three figures are what a mask is good for; no more digits than that, no fewer than its size needs."""
-    return f"{millilitres:,.0f}" if millilitres >= 100 else f"{millilitres:.3g}"
-
-
-def _legible(colour: tuple[int, int, int]) -> tuple[float, ...]:
-    """RGB in 0..1, lightened towards white until it can be read on the dark ground."""
-    rgb = np.array(colour) / 255.0
-    luminance = float(rgb @ (0.299, 0.587, 0.114))
-    if luminance < LEAST_LUMINANCE:
-        rgb = rgb + (1.0 - rgb) * (LEAST_LUMINANCE - luminance) / (1.0 - luminance)
-    return tuple(float(channel) for channel in rgb)
+    mark(axes, 0.98, 0.02, where, ha="right", va="bottom")

@@ -68,7 +68,7 @@ def middle_tile(shape_kji: tuple[int, int, int], axis: int) -> Tile:
 
 
 def square_view(picture: np.ndarray, mask: np.ndarray, pixel: tuple[float, float], low: float) -> View:
-    """The smallest square in mm around what is not background, or around the mask where that is more.
+    """The smallest square in mm around the largest thing that is not background, and around the mask.
 
     Args:
         picture: Grey ``(H, W)``.
@@ -76,7 +76,12 @@ def square_view(picture: np.ndarray, mask: np.ndarray, pixel: tuple[float, float
         pixel: Height and width of a pixel in mm.
         low: Values up to here are background.
     """
-    shown = (picture > low) | mask
+    from scipy import ndimage
+
+    # The body is the largest thing in the picture; the table and what hangs beside it may be cut off.
+    things, count = ndimage.label(picture > low)
+    sizes = np.bincount(things.ravel(), minlength=count + 1)[1:]
+    shown = mask | (things == 1 + int(sizes.argmax())) if count else mask
     spans = []
     for axis, length in enumerate(pixel):
         inside = np.flatnonzero((shown.mean(axis=1 - axis) > 0.01) | mask.any(axis=1 - axis))

@@ -1,22 +1,29 @@
 """Write ``.seg.nrrd``, the segmentation file of 3D Slicer.
 
 It is an NRRD label map whose header carries, for each segment, its name, colour, label value and
-coded terminology. Masks that overlap lie in further layers, as a fourth axis before the others.
+coded terminology. Masks that overlap lie in further layers, as a fourth axis before the others. The file is
+written here, not by SimpleITK: that calls the axis of layers a vector, which readers of segmentations
+refuse, and rounds the axes.
 """
 
 from __future__ import annotations
 
+import gzip
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from MedicalSAM3Lib.atomic import replacing
-from MedicalSAM3Lib.outputs import set_affine, smallest_type
+from MedicalSAM3Lib.outputs import smallest_type
 from MedicalSAM3Lib.structures import Codes, Finding, Segmentation
 
 TYPE_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 REGION_CONTEXT = "Anatomic codes - DICOM master list"
 NO_CODE = "^^"
+
+COMPRESSION = 4
+"""Of gzip, 1 to 9: label maps get hardly smaller beyond this, only slower."""
 
 
 def write_seg_nrrd(path: Path, segmentation: Segmentation) -> None:
@@ -29,16 +36,17 @@ def write_seg_nrrd(path: Path, segmentation: Segmentation) -> None:
     Raises:
         OutputError: The file cannot be written; nothing is left behind then.
     """
-    import SimpleITK
-
     layers = segmentation.layers
     array = np.stack(layers, axis=-1) if len(layers) > 1 else layers[0]
-    image = SimpleITK.GetImageFromArray(array.astype(smallest_type(layers)), isVector=len(layers) > 1)
-    set_affine(image, segmentation.ijk_to_lps)
-    for key, value in header_of(segmentation).items():
-        image.SetMetaData(key, value)
-    with replacing(path) as (partial,):
-        SimpleITK.WriteImage(image, str(partial), useCompression=True)
+    array = np.ascontiguousarray(array, dtype=smallest_type(layers))
+    fields = {**_grid(array, segmentation.ijk_to_lps), "encoding": "gzip"}
+    lines = ["NRRD0004", *(f"{name}: {value}" for name, value in fields.items())]
+    lines += [f"{key}:={_escaped(value)}" for key, value in header_of(segmentation).items()]
+    with replacing(path) as (partial,), partial.open("wb") as file:
+        file.write(("\n".join(lines) + "\n\n").encode("utf-8"))
+        # Without a time stamp, equal segmentations are equal files.
+        with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=COMPRESSION, mtime=0) as compressed:
+            compressed.write(array.data)
 
 
 def header_of(segmentation: Segmentation) -> dict[str, str]:
@@ -64,6 +72,31 @@ def header_of(segmentation: Segmentation) -> dict[str, str]:
         }
         header.update({f"Segment{number}_{name}": value for name, value in fields.items()})
     return header
+
+
+def _grid(array: np.ndarray, ijk_to_lps: np.ndarray) -> dict[str, str]:
+    """The fields of NRRD that describe the array; axes in order of the file, fastest first."""
+    has_layers = array.ndim == 4
+    columns = [_vector(ijk_to_lps[:3, axis]) for axis in range(3)]
+    return {
+        "type": "unsigned char" if array.dtype == np.uint8 else "unsigned short",
+        "dimension": str(array.ndim),
+        "space": "left-posterior-superior",
+        "sizes": " ".join(str(size) for size in array.shape[-1:] * has_layers + array.shape[2::-1]),
+        "space directions": " ".join(["none"] * has_layers + columns),
+        "kinds": " ".join(["list"] * has_layers + ["domain"] * 3),
+        "endian": sys.byteorder,
+        "space origin": _vector(ijk_to_lps[:3, 3]),
+    }
+
+
+def _vector(values: np.ndarray) -> str:
+    """In as many digits as it takes to read the very same numbers back."""
+    return "(" + ",".join(repr(float(value)) for value in values) + ")"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\")
 
 
 def terminology_entry(codes: Codes) -> str:

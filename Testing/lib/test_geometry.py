@@ -125,6 +125,8 @@ def sheared(by: float) -> np.ndarray:
         (np.eye(3), "4x4"),
         (np.ones((4, 4)), "last row"),
         (np.diag([1.0, np.nan, 1.0, 1.0]), "finite"),
+        (np.diag([1.0, np.inf, 1.0, 1.0]), "finite"),
+        (np.diag([1.0, 1e300, 1.0, 1.0]), "finite"),
         (np.diag([1.0, 0.0, 1.0, 1.0]), "spacing above 0"),
         (sheared(0.2), "sheared by 11.3"),
         (sheared(0.003), "sheared by 0.17 degrees"),
