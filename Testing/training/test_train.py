@@ -126,7 +126,8 @@ def test_two_ranks_are_one_rank_with_twice_the_batch(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    common = ("exact=true", "run.validate_every=3")
+    # Slice 3 is the second rank's: both ranks must skip that step, as one rank does.
+    common = ("exact=true", "run.validate_every=3", "broken=[1,3]")
     processes = [tiny_process(tmp_path / "two", *common, **meeting, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
     tiny_run.main(str(tmp_path / "one"), [*common, "data.batch_slices=4"])
     assert [process.wait(timeout=240) for process in processes] == [0, 0]
@@ -134,9 +135,11 @@ def test_two_ranks_are_one_rank_with_twice_the_batch(tmp_path: Path) -> None:
     assert len(one) == len(two) == 8
     for line, other in zip(one, two, strict=True):
         assert line.get("validation") == other.get("validation")
-        if "terms" in line:
+        assert line.get("skipped") == other.get("skipped")
+        if line.get("loss") is not None:
             assert line["terms"] == pytest.approx(other["terms"], rel=1e-10, abs=1e-12)
             assert line["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-10)
+    assert [line["step"] for line in two if "terms" in line and line["loss"] is None] == [1]
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-8, atol=1e-10)

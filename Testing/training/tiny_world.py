@@ -87,7 +87,10 @@ class FakeTokenizer:
 
 
 class SquareSource:
-    """Noise with a bright square: "square" is present, "disc" is absent, "cross" unknown."""
+    """Noise with a bright square: "square" is present, "disc" is absent, "cross" unknown.
+
+    ``broken`` is the (step, slice) of a picture that is not a number; slices count through all ranks.
+    """
 
     def __init__(
         self,
@@ -97,9 +100,10 @@ class SquareSource:
         length: int = 100,
         dtype: torch.dtype = torch.float32,
         pause: float = 0.0,
+        broken: tuple[int, int] | None = None,
     ) -> None:
         self._batch_slices, self._seed, self._rank, self._length = batch_slices, seed, rank, length
-        self._dtype, self._pause = dtype, pause
+        self._dtype, self._pause, self._broken = dtype, pause, broken
 
     def __len__(self) -> int:
         return self._length
@@ -118,6 +122,8 @@ class SquareSource:
         mask = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
         mask[0, top : top + 20, left : left + 24] = True
         image = torch.from_numpy(rng.normal(0, 0.2, (3, SIDE, SIDE)).astype(np.float32)) + mask * 2.0
+        if (step, number) == self._broken:
+            image.fill_(torch.nan)
         nothing = mask[:0]
         states = (LabelState.PRESENT, LabelState.ABSENT, LabelState.UNKNOWN)
         return Sample(image.to(self._dtype), ("square", "disc", "cross"), states, (mask, nothing, nothing))
@@ -137,8 +143,15 @@ def tiny_config(out: object, **overrides: dict[str, Any]) -> TrainConfig:
     return make_config(values)
 
 
-def tiny_data(batch_slices: int = 2, rank: int = 0, *, dtype: torch.dtype = torch.float32, pause: float = 0.0) -> Data:
+def tiny_data(
+    batch_slices: int = 2,
+    rank: int = 0,
+    *,
+    dtype: torch.dtype = torch.float32,
+    pause: float = 0.0,
+    broken: tuple[int, int] | None = None,
+) -> Data:
     """Squares for training, other squares for validation."""
-    train = SquareSource(batch_slices, rank=rank, dtype=dtype, pause=pause)
+    train = SquareSource(batch_slices, rank=rank, dtype=dtype, pause=pause, broken=broken)
     val = SquareSource(batch_slices, seed=1, rank=rank, length=2, dtype=dtype)
     return Data(train, val, manifest_sha256="0" * 64)
