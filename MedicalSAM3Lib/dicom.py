@@ -148,7 +148,7 @@ def read_file(path: Path, frame: int | None = None) -> Volume:
     header = _read_header(path)
     if header is None:
         raise InputError("Expected a DICOM image, got a DICOM file without one (or a damaged header); choose another.")
-    index = pick_frame(frame, header.num_frames)
+    index = pick_frame(frame, header.num_frames, "frames in one file (to have them as a volume, convert it to NIfTI)")
     array = _read_pixels(path, index)
     return Volume(array[None], affine_of([header]), header.modality, is_2d=True, name=_name(header.modality))
 

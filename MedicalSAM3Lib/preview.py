@@ -44,6 +44,7 @@ from MedicalSAM3Lib.preview_tiles import (
     choose_tiles,
     middle_tile,
     outline_of,
+    shrink,
     square_view,
 )
 from MedicalSAM3Lib.structures import Finding, Segmentation, Volume
@@ -66,18 +67,23 @@ SIDES = (("A", "P", "H", "F"), ("R", "L", "H", "F"), ("R", "L", "A", "P"))
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that a tile is cut from: canonical arrays of the image and of the masks of the found concepts."""
+    """All that a tile is cut from: canonical views of the image and of the label layers, and what was found."""
 
     volume: Volume
     canonical: Canonical
     image: np.ndarray
+    layers: tuple[np.ndarray, ...]
     found: tuple[Finding, ...]
-    masks: tuple[np.ndarray, ...]
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Along canonical i, j, k."""
         return self.canonical.spacing_mm(self.volume.spacing_mm)
+
+    def slice_masks(self, tile: Tile) -> list[np.ndarray]:
+        """Boolean ``(H, W)`` of each found concept. Masks of whole volumes, many at a time, would not fit."""
+        slices = [slices_along(layer, tile.axis)[tile.index] for layer in self.layers]
+        return [slices[finding.layer] == finding.label for finding in self.found]
 
 
 def write_preview(path: str | Path, volume: Volume, segmentation: Segmentation) -> None:
@@ -106,8 +112,8 @@ def draw_preview(volume: Volume, segmentation: Segmentation) -> Figure:
 
     canonical = canonical_of(volume.ijk_to_lps)
     found = tuple(finding for finding in segmentation.findings if finding.state == "found")
-    masks = tuple(canonical.to_canonical(segmentation.mask_kji(finding)) for finding in found)
-    scene = Scene(volume, canonical, canonical.to_canonical(volume.array), found, masks)
+    layers = tuple(canonical.to_canonical(layer) for layer in segmentation.layers)
+    scene = Scene(volume, canonical, canonical.to_canonical(volume.array), layers, found)
     tiles = _tiles(scene)
     columns = {1: 1, 2: 2, 3: 3, 5: 3, 6: 3}.get(len(tiles), 4)
     rows = -(-len(tiles) // columns)
@@ -136,7 +142,8 @@ def _tiles(scene: Scene) -> list[Tile]:
     k, j, i = scene.image.shape[:3]
     if scene.volume.is_2d or not scene.found:
         return [middle_tile((k, j, i), axis)]
-    return choose_tiles(scene.masks, scene.spacing_mm, axis)
+    masks = (scene.layers[finding.layer] == finding.label for finding in scene.found)
+    return choose_tiles(masks, scene.spacing_mm, axis)
 
 
 def _tile_inches(scene: Scene, tiles: Sequence[Tile]) -> tuple[float, float]:
@@ -152,10 +159,11 @@ def _tile_inches(scene: Scene, tiles: Sequence[Tile]) -> tuple[float, float]:
 
 def _draw_tile(axes: Axes, tile: Tile, scene: Scene) -> None:
     """Image, outlines, marks and title of one tile."""
-    pixel = pixel_mm(scene.spacing_mm, tile.axis)
-    picture = slices_along(scene.image, tile.axis)[tile.index]
-    masks = [slices_along(mask, tile.axis)[tile.index] for mask in scene.masks]
-    low, high = _window(scene, tile)
+    picture, masks, step = shrink(slices_along(scene.image, tile.axis)[tile.index], scene.slice_masks(tile))
+    row_mm, column_mm = pixel_mm(scene.spacing_mm, tile.axis)
+    pixel = (row_mm * step, column_mm * step)
+    main = masks[tile.finding] if tile.finding >= 0 else np.zeros(picture.shape[:2], bool)
+    low, high = _window(scene.volume, picture[main])
     shown = picture / 255.0 if picture.ndim == 3 else picture
     axes.imshow(np.clip(shown, 0, 1) if picture.ndim == 3 else shown, cmap="gray", vmin=low, vmax=high,
                 interpolation="bicubic", aspect=pixel[0] / pixel[1])  # fmt: skip
@@ -168,7 +176,6 @@ def _draw_tile(axes: Axes, tile: Tile, scene: Scene) -> None:
         height, width = picture.shape[:2]
         _set_view(axes, View(-0.5, width - 0.5, height - 0.5, -0.5))
     else:
-        main = masks[tile.finding] if tile.finding >= 0 else np.zeros(picture.shape[:2], bool)
         background = low + 0.05 * (high - low)
         _set_view(axes, square_view(picture.mean(axis=2) if picture.ndim == 3 else picture, main, pixel, background))
         _write_marks(axes, tile, scene)
@@ -178,16 +185,18 @@ def _draw_tile(axes: Axes, tile: Tile, scene: Scene) -> None:
         write_names(axes, name_rows(scene.found, LARGE_TILE_INCHES))
 
 
-def _window(scene: Scene, tile: Tile) -> tuple[float, float]:
-    """Values shown as black and white: the library's own rule, and the lung window for what is dark in CT."""
+def _window(volume: Volume, inside: np.ndarray) -> tuple[float, float]:
+    """Values shown as black and white: the library's own rule, and the lung window for what is dark in CT.
+
+    Args:
+        volume: The image.
+        inside: Stored values of the finding that the tile is for; empty if it is for none.
+    """
     from MedicalSAM3Lib.preprocess import PreprocessSpec, modality_of, value_ranges
 
-    modality = modality_of(scene.volume.array, scene.volume.modality)
-    window = "auto"
-    if modality == "CT" and tile.finding >= 0:
-        inside = scene.image[scene.masks[tile.finding]]
-        window = "lung" if inside.size and inside.mean() < LUNG_HU else "auto"
-    return value_ranges(scene.volume.array, modality, PreprocessSpec(image_size=1), window)[0]
+    modality = modality_of(volume.array, volume.modality)
+    is_lung = modality == "CT" and inside.size > 0 and float(inside.mean()) < LUNG_HU
+    return value_ranges(volume.array, modality, PreprocessSpec(image_size=1), "lung" if is_lung else "auto")[0]
 
 
 def _draw_outline(axes: Axes, mask: np.ndarray, colour: tuple[float, ...], *, is_main: bool) -> None:

@@ -5,8 +5,9 @@ Arrays are canonical (see ``geometry``); axes 0, 1, 2 are sagittal, coronal and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -24,6 +25,9 @@ MOST_PIXEL_ASPECT = 2.5
 """Pixels longer than this are the gaps between thick slices, not a picture."""
 
 MARGIN_MM = 8.0
+
+MOST_SIDE = 2048
+"""Pixels along a side beyond which a picture costs memory and shows nothing more."""
 
 SMOOTH_SIDE = 512
 """Outlines of smaller pictures are drawn on a finer grid, for curves instead of chamfers."""
@@ -51,15 +55,15 @@ class View:
     top: float
 
 
-def choose_tiles(masks: Sequence[np.ndarray], spacing_mm: tuple[float, float, float], axis: int) -> list[Tile]:
+def choose_tiles(masks: Iterable[np.ndarray], spacing_mm: tuple[float, float, float], axis: int) -> list[Tile]:
     """For each of the first findings the slice on which it is largest.
 
     Args:
-        masks: Boolean canonical arrays ``(K, J, I)``.
+        masks: Boolean canonical arrays ``(K, J, I)``, taken one at a time.
         spacing_mm: Canonical, along i, j, k.
         axis: The plane that is taken where no other shows clearly more.
     """
-    return [_best_slice(mask, spacing_mm, axis, number) for number, mask in enumerate(masks[:MOST_TILES])]
+    return [_best_slice(mask, spacing_mm, axis, number) for number, mask in enumerate(islice(masks, MOST_TILES))]
 
 
 def middle_tile(shape_kji: tuple[int, int, int], axis: int) -> Tile:
@@ -90,6 +94,21 @@ def square_view(picture: np.ndarray, mask: np.ndarray, pixel: tuple[float, float
     half = max(span for _, span in spans) / 2
     (row, _), (column, _) = spans
     return View(column - half / pixel[1], column + half / pixel[1], row + half / pixel[0], row - half / pixel[0])
+
+
+def shrink(picture: np.ndarray, masks: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray], int]:
+    """Make a picture no larger than can be seen: every n-th pixel, and the n that it took.
+
+    Args:
+        picture: ``(H, W)`` or ``(H, W, 3)``.
+        masks: Boolean ``(H, W)``; of these no pixel is lost, for a finding may be as small as that.
+    """
+    step = -(-max(picture.shape[:2]) // MOST_SIDE)
+    if step == 1:
+        return picture, masks, step
+    rows, columns = (np.arange(0, size, step) for size in picture.shape[:2])
+    either = np.logical_or.reduceat
+    return picture[::step, ::step], [either(either(mask, rows, axis=0), columns, axis=1) for mask in masks], step
 
 
 def outline_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

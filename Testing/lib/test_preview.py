@@ -161,6 +161,17 @@ def test_a_picture_is_one_tile_with_all_names(tmp_path: Path, colour: bool) -> N
     preview.write_preview(tmp_path / "x.png", volume, segmentation)
 
 
+def test_a_huge_picture_is_shrunk_without_losing_a_finding() -> None:
+    picture = np.zeros((5000, 4097, 3), np.float32)
+    mask = np.zeros((5000, 4097), bool)
+    mask[4999, 4096] = mask[100, 200] = True
+    small, (dots,), step = preview_tiles.shrink(picture, [mask])
+    assert step == 3
+    assert small.shape[:2] == dots.shape
+    assert max(dots.shape) <= preview_tiles.MOST_SIDE
+    assert np.argwhere(dots).tolist() == [[33, 66], [1666, 1365]]
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 9), (3, 1, 2)])
 def test_degenerate_volumes_are_drawn(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     volume = Volume(np.zeros(shape, np.float32), np.eye(4))
