@@ -9,6 +9,7 @@ line on stderr; the environment variable MEDSAM3_DEBUG=1 adds the traceback.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -102,8 +103,9 @@ def guarded(command: Callable[[], int | None]) -> int:
 
 
 def _silence_libraries() -> None:
-    """Keep warnings of the libraries below from standing between a user and the one line that matters."""
+    """Keep warnings and logs of the libraries below from standing before the one line that matters."""
     warnings.filterwarnings("ignore")
+    logging.basicConfig(handlers=[logging.NullHandler()])
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 

@@ -98,13 +98,15 @@ def choose_outputs(source: Path, segmentation: Path | None, report: Path | None,
             for the user is taken (what a user names is replaced, what we name never replaces anything).
     """
     from MedicalSAM3Lib.files import check_output
+    from MedicalSAM3Lib.outputs import sidecar_path
 
     if segmentation is None:
         segmentation = default_output(source)
         if segmentation.exists():
             raise OutputError(f"{segmentation} is there already: choose the result's name with --output.")
     outputs = Outputs(segmentation, report, preview)
-    resolved = [path.resolve() for path in outputs.paths()]
+    # A label map brings its sidecar, whose name a report could take.
+    resolved = [path.resolve() for path in (*outputs.paths(), sidecar_path(segmentation))]
     if source.resolve() in resolved:
         raise OutputError(f"The output {source.name} is the input itself: choose another name.")
     if len(set(resolved)) < len(resolved):

@@ -188,6 +188,16 @@ def test_a_concept_that_cannot_be_encoded_is_refused_not_cut(
     assert said in err
 
 
+def test_a_concept_asked_for_twice_and_a_device_that_is_not_there_are_refused(
+    tmp_path: Path, model: Path, refused: Call
+) -> None:
+    image = write_image(tmp_path / "ball.nii.gz", ball_hu())
+    for words, said in ((["-c", "Liver"], "same concept"), (["--device", "cuda:99"], "cuda:99")):
+        code, err = refused(image, "-c", "liver", *words, "--model", model)
+        assert code == 2
+        assert said in err
+
+
 def test_an_output_folder_that_is_missing_or_a_file_is_refused(tmp_path: Path, model: Path, refused: Call) -> None:
     image = write_image(tmp_path / "ball.nii.gz", ball_hu())
     (tmp_path / "file").touch()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from MedicalSAM3Lib.cli_show import byte_bar, findings_table, progress_bars, waiting
+from MedicalSAM3Lib.cli_show import RESEARCH_NOTICE, byte_bar, findings_table, model_notices, progress_bars, waiting
 from MedicalSAM3Lib.structures import Finding, Progress
 
 FOUND = Finding("[red]liver", "found", presence=0.987, confidence=0.5, voxels=120, volume_ml=1.26, slice_range=(3, 7))
@@ -41,6 +43,24 @@ def test_dice_has_a_column_that_is_blank_where_there_is_none() -> None:
     lines = shown([FOUND, ABSENT], dice={"[red]liver": 0.914, "brain": float("nan")})
     assert row_of(lines, "liver")[6] == "0.91"
     assert row_of(lines, "brain")[6] == ""
+
+
+@pytest.mark.parametrize(
+    ("is_demonstration", "notice", "said"),
+    [
+        (True, "", ["'m' is a demonstration model"]),
+        (True, "A demonstration model.", ["A demonstration model."]),
+        (False, "Never calibrated.", ["Never calibrated."]),
+        (False, "", []),
+    ],
+)
+def test_a_demonstration_model_says_so_once_and_every_result_is_for_research(
+    is_demonstration: bool, notice: str, said: list[str]
+) -> None:
+    model: Any = SimpleNamespace(name="m", is_demonstration=is_demonstration, notice=notice)
+    notices = model_notices(model)
+    assert notices[-1] == RESEARCH_NOTICE
+    assert [notice.partition(":")[0] for notice in notices[:-1]] == said
 
 
 @pytest.fixture

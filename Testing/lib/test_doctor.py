@@ -11,7 +11,6 @@ from MedicalSAM3Lib.doctor import Fact, examine, folder_gb, show, weights_bytes
 from MedicalSAM3Lib.errors import SettingsError, WeightsError
 from Testing.lib.small_world import save_small_model
 
-
 DOWNLOAD = registry.ModelState("sam3", registry.catalogue()["sam3"], None)
 
 
