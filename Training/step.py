@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from MedicalSAM3Lib.model import MedicalSam3, Pyramid, TextFeatures
 from MedicalSAM3Lib.text import Tokenizer
 from Training.collate import Batch
-from Training.forward import forward_train
+from Training.forward import forward_train, freeze_unused
 from Training.losses import LossConfig, compute_losses, global_counts
 
 
@@ -42,6 +42,19 @@ def encode_pairs(model: MedicalSam3, batch: Batch, phrases: Phrases) -> tuple[Py
     pyramid = model.pyramid(model.encode_trunk(batch.images)).take(batch.pair_slice)
     text = model.encode_text(phrases.input_ids, phrases.attention_mask).take(phrases.pair_phrase)
     return pyramid, text
+
+
+def freeze_idle(model: MedicalSam3, losses: LossConfig) -> None:
+    """Freeze what the objective cannot teach.
+
+    Without a loss on instance masks their head has a zero gradient; weight decay alone would wear down
+    what it knows.
+    """
+    freeze_unused(model, with_masks=losses.with_masks)
+    if losses.mask_focal == losses.mask_dice == 0:
+        head = model.detector_model.mask_decoder
+        head.mask_embedder.requires_grad_(False)
+        head.instance_projection.requires_grad_(False)
 
 
 class TrainStep(nn.Module):

@@ -32,11 +32,10 @@ from Training.checkpoints import Checkpoints, Meta, check_same_run, package_vers
 from Training.config import TrainConfig, load_config
 from Training.distributed import Ranks
 from Training.evaluate import Source, validate
-from Training.forward import freeze_unused
 from Training.network import build_network
 from Training.optim import Optimizer, build_groups, check_gradients, describe
 from Training.runlog import RunLog
-from Training.step import TrainStep, encode_phrases
+from Training.step import TrainStep, encode_phrases, freeze_idle
 
 logger = logging.getLogger("Training.train")
 
@@ -107,7 +106,7 @@ def train(
 ) -> None:
     """Train to the last step, or to the next one after SIGTERM; what was done is in ``run.out``."""
     total = config.run.steps or math.ceil((config.run.epochs or 0) * len(data.train))
-    freeze_unused(model, with_masks=config.losses.with_masks)
+    freeze_idle(model, config.losses)
     model.to(ranks.device).train()
     optimizer = Optimizer(groups := build_groups(model, config.optim), config.optim, total)
     if ranks.is_main:

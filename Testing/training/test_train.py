@@ -38,9 +38,11 @@ from Training import train as module
 from Training.collate import Batch
 from Training.config import ModelConfig
 from Training.distributed import Ranks
+from Training.loss_config import LossConfig
 from Training.manifest import ManifestRow, write_manifest
 from Training.network import build_network
-from Training.step import TrainStep, encode_phrases
+from Training.optim import check_gradients
+from Training.step import TrainStep, encode_phrases, freeze_idle
 from Training.train import Data, main, train
 
 ROOT = Path(__file__).parents[2]
@@ -248,6 +250,25 @@ def test_the_forward_is_compiled_when_asked(tmp_path: Path, monkeypatch: pytest.
     assert not compiled
     run(tmp_path / "compiled", run={"steps": 1, "compile": True})
     assert len(compiled) == 1
+
+
+MASK_LOSSES = {"mask_focal": 200.0, "mask_dice": 10.0}
+
+
+@pytest.mark.parametrize(
+    "losses", [{}, MASK_LOSSES, {"one_to_many": False}, {"semantic_focal": 0.0, "semantic_dice": 0.0}]
+)
+def test_what_decays_also_learns(losses: dict[str, Any]) -> None:
+    model, config = tiny_model(), LossConfig(**losses)
+    freeze_idle(model, config)
+    step, learned = TrainStep(model, config, autocast=False), set()
+    for number in range(6):
+        batch = SquareSource().batch(number)
+        sum(step(batch, encode_phrases(batch.phrases, FakeTokenizer())).values()).backward()  # type: ignore[arg-type]
+        check_gradients(model)
+        learned |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        model.zero_grad()
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == learned
 
 
 def test_the_trunk_runs_once_per_slice_and_text_once_per_phrase(monkeypatch: pytest.MonkeyPatch) -> None:
