@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,8 +17,6 @@ from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.files import read_volume
 from MedicalSAM3Lib.nifti import parse_header, read_nifti
 from Testing.lib.file_worlds import RAS_TO_LPS, affines, counting
-
-nib = pytest.importorskip("nibabel", reason="nibabel is the oracle")
 
 
 def save(path: Path, array_kji: np.ndarray, ras: np.ndarray | None, kind: Any = None, **header: Any) -> Path:
