@@ -98,7 +98,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     assert len(steps_of(killed)) < 6
     run(killed, resume=True, run={"precision": "bf16"})
@@ -110,7 +110,7 @@ def test_sigterm_saves_at_the_next_step_and_ends(tmp_path: Path) -> None:
     class Terminated(SquareSource):
         def batch(self, step: int) -> Batch:
             if step == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             return super().batch(step)
 
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
