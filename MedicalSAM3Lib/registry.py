@@ -83,7 +83,8 @@ def resolve(name_or_path: str | Path = AUTO) -> Path:
         name_or_path: "auto" for the best installed model, else the bundled one; a name; or a path.
 
     Raises:
-        WeightsError: There is no such model, or it is not installed; the message says what to do.
+        WeightsError: The model is not installed; the message says what to do.
+        SettingsError: There is no model of that name.
     """
     if name_or_path == AUTO:
         usable = [(state.info.rank, state.folder) for state in list_models() if state.info and state.folder]
@@ -103,7 +104,7 @@ def resolve(name_or_path: str | Path = AUTO) -> Path:
             hint = "install medical-sam3 again"
         raise WeightsError(f"The model '{name_or_path}' is not installed; {hint}.")
     names = ", ".join(state.name for state in list_models())
-    raise WeightsError(f"Expected a path or one of {names}, got '{name_or_path}'.")
+    raise SettingsError(f"model: expected a path or one of {names}, got '{name_or_path}'.")
 
 
 def load_model(name_or_path: str | Path = AUTO, device: str = "auto", speed: str = "balanced") -> LoadedModel:

@@ -298,10 +298,6 @@ def damaged(folder: Path, model: Path) -> Path:
     return copy
 
 
-def not_there(folder: Path, _: Path) -> Path:
-    return folder / "no-such-model"
-
-
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -310,7 +306,6 @@ def not_there(folder: Path, _: Path) -> Path:
         (key_too_many, "surplus"),
         (key_too_few, "detector_model.text_projection.weight"),
         (damaged, "model.safetensors"),
-        (not_there, "no-such-model"),
     ],
 )
 def test_a_checkpoint_that_is_not_what_it_claims_is_refused_by_name(
@@ -320,3 +315,10 @@ def test_a_checkpoint_that_is_not_what_it_claims_is_refused_by_name(
     code, err = refused(image, "-c", "liver", "--model", make(tmp_path, model))
     assert code == 3
     assert said in err
+
+
+def test_a_model_that_nobody_knows_is_a_wrong_call(tmp_path: Path, refused: Call) -> None:
+    image = write_image(tmp_path / "ball.nii.gz", ball_hu())
+    code, err = refused(image, "-c", "liver", "--model", tmp_path / "no-such-model")
+    assert code == 2
+    assert "no-such-model" in err
