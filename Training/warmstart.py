@@ -113,6 +113,20 @@ def warm_start(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         log(step, float(loss.detach()))
+    bring_levels_to_unit_size(model, images)
+
+
+@torch.no_grad()
+def bring_levels_to_unit_size(model: MedicalSam3, images: Tensor) -> None:
+    """Scale the last convolution of each pyramid level so that the level has a deviation of 1 on ``images``.
+
+    The classifier leaves levels of a deviation above 10. Text then adds to the encoder's tokens less than a
+    tenth of what is there, is hardly seen, and gets hardly any gradient.
+    """
+    neck = model.detector_model.vision_encoder.neck
+    for layer, level in zip(neck.fpn_layers, model.pyramid(model.encode_trunk(images)).levels, strict=False):
+        layer.proj2.weight /= level.std()
+        layer.proj2.bias /= level.std()
 
 
 def dense_loss(logits: Tensor, target: Tensor, allowed: Tensor, known: Tensor) -> Tensor:
