@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.files import read_volume
 from MedicalSAM3Lib.geometry import canonical_of, input_slice_index, pixel_mm, slices_along
 from MedicalSAM3Lib.preprocess import PreprocessSpec, Ranges, body_box, value_ranges
+from MedicalSAM3Lib.structures import Volume
 from Training.collate import LabelState
 from Training.manifest import Manifest, ManifestRow
 
@@ -55,10 +57,11 @@ def load_volumes(manifest: Manifest, concepts: Sequence[str], spec: PreprocessSp
     """Read every volume of the manifest once.
 
     Raises:
-        ValueError: More concepts than bits, or a mask on another grid than its image.
+        InputError: More concepts than bits, a mask on another grid than its image, slices along two axes
+            under one volume id, or slices that the image does not have.
     """
     if len(concepts) > MAX_CONCEPTS:
-        raise ValueError(f"Expected at most {MAX_CONCEPTS} concepts, got {len(concepts)}; split the manifest.")
+        raise InputError(f"Expected at most {MAX_CONCEPTS} concepts, got {len(concepts)}; split the manifest.")
     return [_load(manifest, volume_id, concepts, spec) for volume_id in manifest.volume_ids()]
 
 
@@ -76,7 +79,7 @@ def _load(manifest: Manifest, volume_id: str, concepts: Sequence[str], spec: Pre
         volume_id=volume_id,
         modality=first.modality,
         slices=slices,
-        coverage=_coverage(manifest, rows, concepts, volume.array.shape),
+        coverage=_coverage(manifest, rows, concepts, volume, slices.shape),
         states=states,
         splits=splits,
         numbers=numbers,
@@ -87,24 +90,25 @@ def _load(manifest: Manifest, volume_id: str, concepts: Sequence[str], spec: Pre
 
 
 def _coverage(
-    manifest: Manifest, rows: Sequence[ManifestRow], concepts: Sequence[str], shape_kji: tuple[int, ...]
+    manifest: Manifest,
+    rows: Sequence[ManifestRow],
+    concepts: Sequence[str],
+    image: Volume,
+    shape_nhw: tuple[int, ...],
 ) -> np.ndarray:
-    """Bits of all masks as pictures ``(N, H, W)``."""
-    coverage: np.ndarray | None = None
+    """Bits of all masks as pictures ``(N, H, W)``; none set in a volume of which everything is absent."""
+    coverage = np.zeros(shape_nhw, np.int64)
     column = {concept: bit for bit, concept in enumerate(concepts)}
     for path, concept in sorted({(row.mask, row.concept) for row in rows if row.mask and row.concept in column}):
         mask = read_volume(manifest.path(path))
-        if mask.array.shape != shape_kji:
-            raise ValueError(
-                f"Expected the mask of '{concept}' on the image's grid {shape_kji}, got {mask.array.shape}."
+        if mask.array.shape != image.array.shape or not np.allclose(mask.ijk_to_lps, image.ijk_to_lps, atol=1e-2):
+            raise InputError(
+                f"Expected the mask of '{concept}' in '{rows[0].volume_id}' on the grid of its image "
+                f"{image.array.shape}, got another grid {mask.array.shape}; resample it."
             )
         canonical = canonical_of(mask.ijk_to_lps)
         pictures = slices_along(canonical.to_canonical(mask.array > 0.5), rows[0].axis)
-        if coverage is None:
-            coverage = np.zeros(pictures.shape, np.int64)
         coverage |= pictures.astype(np.int64) << column[concept]
-    if coverage is None:
-        raise ValueError(f"Expected at least one mask for volume '{rows[0].volume_id}', got none.")
     return coverage
 
 
@@ -116,6 +120,11 @@ def _slice_facts(
     splits = [""] * len(numbers)
     position = {int(number): n for n, number in enumerate(numbers)}
     column = {concept: bit for bit, concept in enumerate(concepts)}
+    if len({row.axis for row in rows}) > 1 or any(row.slice_index not in position for row in rows):
+        raise InputError(
+            f"Expected slices 0 to {len(numbers) - 1} along one axis for volume '{rows[0].volume_id}', got others; "
+            "give each axis a volume_id of its own and prepare the data again."
+        )
     for row in rows:
         n = position[row.slice_index]
         splits[n] = row.split
