@@ -94,7 +94,11 @@ def boxes_of_masks(masks_tss: Tensor) -> Tensor:
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Pack samples; the number of phrases and of objects may differ from slice to slice."""
-    phrases, pair_slice, states, object_pair, masks = [], [], [], [], []
+    phrases: list[str] = []
+    masks: list[Tensor] = []
+    pair_slice: list[int] = []
+    states: list[int] = []
+    object_pair: list[int] = []
     for n, sample in enumerate(samples):
         for phrase, state, objects in zip(sample.phrases, sample.states, sample.masks, strict=True):
             object_pair += [len(phrases)] * len(objects)

@@ -17,6 +17,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.preprocess import PreprocessSpec, normalise
 from Training.collate import Batch, LabelState, Sample, collate
 from Training.manifest import read_manifest
@@ -114,6 +115,8 @@ class BatchSource:
         self._world_size = world_size
         self._in_order = pictures.split != "train"
         self._slices = pictures.slices()[rank::world_size] if self._in_order else pictures.slices()
+        if not self._in_order and not self._slices:
+            raise InputError("Expected slices of the split 'train' in the manifest, got none; prepare the data again.")
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -121,9 +124,9 @@ class BatchSource:
         return self._pictures.concepts
 
     def __len__(self) -> int:
-        """Steps that show every slice of the split about once."""
+        """Steps that show every slice of the split about once; 0 where this rank has none to validate."""
         per_step = self._config.batch_slices * (1 if self._in_order else self._world_size)
-        return max(1, -(-len(self._slices) // per_step))
+        return -(-len(self._slices) // per_step)
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, the same every time it is asked for."""
@@ -162,7 +165,7 @@ class BatchSource:
             negative = rng.random() < self._config.negatives and number > 0
             pool = absent if negative else present
             if not pool or (negative and rng.random() < self._config.nonsense):
-                phrases.append(draw_nonsense(rng))
+                phrases.append(draw_nonsense(rng, concepts))
                 states.append(LabelState.ABSENT)
                 masks.append(self._objects(picture.bits * 0, 0))
                 continue

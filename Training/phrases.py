@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
-from MedicalSAM3Lib.concepts import load_concepts
+
+from MedicalSAM3Lib.concepts import find_concept, load_concepts
 
 ELSEWHERE = (
     "brain", "skull", "eye", "tooth", "tongue", "knee", "hand", "foot", "finger", "elbow", "nose", "ear",
@@ -34,7 +35,7 @@ _SYLLABLES = (
 
 
 class PhraseBank:
-    """Phrases per concept: its name most of the time, a synonym or another case now and then."""
+    """Phrases per concept: its name most of the time, now and then a synonym that means nothing else."""
 
     def __init__(self, concepts: Sequence[str]) -> None:
         known = {concept.concept_id: concept for concept in load_concepts()}
@@ -42,7 +43,8 @@ class PhraseBank:
         for concept in concepts:
             entry = known.get(concept)
             name = entry.name if entry else concept.replace("_", " ")
-            self._phrases[concept] = (name, *(entry.synonyms if entry else ()))
+            synonyms = entry.synonyms if entry else ()
+            self._phrases[concept] = (name, *(phrase for phrase in synonyms if find_concept(phrase) is entry))
 
     def name(self, concept: str) -> str:
         """The canonical phrase."""
@@ -56,8 +58,21 @@ class PhraseBank:
         return phrases[int(rng.integers(1, len(phrases)))]
 
 
-def draw_nonsense(rng: np.random.Generator) -> str:
-    """A phrase that no training slice can answer: other anatomy, everyday things, or no word at all."""
+def draw_nonsense(rng: np.random.Generator, known: Container[str] = ()) -> str:
+    """A phrase that no training slice can answer: other anatomy, everyday things, or no word at all.
+
+    Args:
+        rng: What draws.
+        known: Concept ids that slices may show; none of them is drawn.
+    """
+    while True:
+        phrase = _draw_any(rng)
+        concept = find_concept(phrase)
+        if concept is None or concept.concept_id not in known:
+            return phrase
+
+
+def _draw_any(rng: np.random.Generator) -> str:
     kind = rng.random()
     if kind < 0.4:
         return str(rng.choice(ELSEWHERE))

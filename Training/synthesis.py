@@ -91,7 +91,10 @@ def paint_from_labels(hu: Tensor, bits: np.ndarray, concepts: Sequence[str], rng
 
 
 def texture(shape: Sequence[int], deviation: float, rng: np.random.Generator) -> Tensor:
-    """A smooth random field of the given standard deviation."""
+    """A smooth random field: numbers of the given standard deviation on a coarse grid, straight lines between.
+
+    Between two numbers lies their mean, so the field as a whole deviates by about two thirds of it.
+    """
     side = int(rng.integers(6, 28))
     coarse = torch.from_numpy(rng.standard_normal((1, 1, side, side), dtype=np.float32))
     return functional.interpolate(coarse, size=tuple(shape), mode="bilinear", align_corners=False)[0, 0] * deviation
