@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+
 from MedicalSAM3Lib.resources import resource
 
 VOLUME = "abdomen-ct-b"

@@ -16,23 +16,31 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
 
+from MedicalSAM3Lib.errors import InputError, MedicalSAM3Error
+from MedicalSAM3Lib.geometry import canonical_of
 from Training.adapters import slicerio_package, totalsegmentator_package
 from Training.adapters.labelled import LabelledVolume
 from Training.manifest import ManifestRow, write_manifest
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line entry."""
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data/tiny"), help="folder for images, masks and manifest")
     out = parser.parse_args(arguments).out
-    rows = [row for volume in fetch_all(out / "packages") for row in write_volume(volume, out)]
-    write_manifest(out / "manifest.parquet", rows)
+    try:
+        rows = [row for volume in fetch_all(out / "packages") for row in write_volume(volume, out)]
+        write_manifest(out / "manifest.parquet", rows)
+    except MedicalSAM3Error as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     print(f"{len(rows)} rows, {len({row.volume_id for row in rows})} volumes in {out / 'manifest.parquet'}")
+    return 0
 
 
 def fetch_all(cache: Path) -> Iterator[LabelledVolume]:
@@ -44,6 +52,7 @@ def fetch_all(cache: Path) -> Iterator[LabelledVolume]:
         tar.extractall(cache, filter="data")
     yield from package.volumes(cache / f"{package.PACKAGE}-{package.VERSION}")
     archive = download(slicerio_package.PACKAGE, slicerio_package.VERSION, cache, source=False)
+    verify(archive, slicerio_package.SHA256)
     folder = cache / f"{slicerio_package.PACKAGE}-{slicerio_package.VERSION}"
     with zipfile.ZipFile(archive) as wheel:
         wheel.extractall(folder)
@@ -51,21 +60,29 @@ def fetch_all(cache: Path) -> Iterator[LabelledVolume]:
 
 
 def download(package: str, version: str, cache: Path, *, source: bool) -> Path:
-    """Fetch one package file by name; a file that is already there is used as it is."""
+    """Fetch one package file by name; a file that is already there is used as it is.
+
+    Raises:
+        InputError: pip could not fetch it.
+    """
     pattern = f"{package}-{version}.tar.gz" if source else f"{package}-{version}-*.whl"
     if not list(cache.glob(pattern)):
         cache.mkdir(parents=True, exist_ok=True)
         kind = ["--no-binary", package] if source else ["--only-binary", package]
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *kind, f"{package}=={version}"]
-        subprocess.run(command, cwd=cache, check=True)
+        try:
+            subprocess.run(command, cwd=cache, check=True)
+        except subprocess.CalledProcessError as error:
+            message = f"Expected to fetch {package} {version}, pip gave {error.returncode}; check the package index."
+            raise InputError(message) from error
     return next(cache.glob(pattern))
 
 
 def verify(archive: Path, sha256: str) -> None:
-    """Raise ``ValueError`` unless the file is the one that was read when the adapter was written."""
+    """Raise ``InputError`` unless the file is the one that was read when the adapter was written."""
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != sha256:
-        raise ValueError(f"Expected {archive.name} with SHA-256 {sha256}, got {found}; delete it and run again.")
+        raise InputError(f"Expected {archive.name} with SHA-256 {sha256}, got {found}; delete it and run again.")
 
 
 def write_volume(volume: LabelledVolume, out: Path) -> list[ManifestRow]:
@@ -79,13 +96,20 @@ def write_volume(volume: LabelledVolume, out: Path) -> list[ManifestRow]:
         mask = sitk.GetImageFromArray(mask_kji.astype(np.uint8))
         mask.CopyInformation(volume.image)
         sitk.WriteImage(mask, str(folder / f"{concept}.nii.gz"), useCompression=True)
-    rows = []
-    for k in range(volume.image.GetSize()[2]):
-        rows += _rows_of_slice(volume, k, digest)
-    return rows
+    axis = _axis_of_slices(volume.image)
+    return [row for k in range(volume.image.GetSize()[2]) for row in _rows_of_slice(volume, k, axis, digest)]
 
 
-def _rows_of_slice(volume: LabelledVolume, k: int, digest: str) -> Iterator[ManifestRow]:
+def _axis_of_slices(image: sitk.Image) -> Literal[0, 1, 2]:
+    """The patient axis that the image's own slices lie across."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    permutation = canonical_of(affine).permutation
+    axes: tuple[Literal[0, 1, 2], ...] = (2, 1, 0)
+    return axes[permutation.index(0)]
+
+
+def _rows_of_slice(volume: LabelledVolume, k: int, axis: Literal[0, 1, 2], digest: str) -> Iterator[ManifestRow]:
     first, last = volume.known_slices
     if not volume.splits[k]:
         return
@@ -102,7 +126,7 @@ def _rows_of_slice(volume: LabelledVolume, k: int, digest: str) -> Iterator[Mani
             image=f"{volume.volume_id}/image.nii.gz",
             mask="" if mask is None else f"{volume.volume_id}/{concept}.nii.gz",
             volume_id=volume.volume_id,
-            axis=2,
+            axis=axis,
             slice_index=k,
             concept=concept,
             phrase=concept.replace("_", " "),
@@ -117,4 +141,4 @@ def _rows_of_slice(volume: LabelledVolume, k: int, digest: str) -> Iterator[Mani
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

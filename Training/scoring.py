@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.files import read_volume
+from MedicalSAM3Lib.geometry import canonical_of, input_axis
 from MedicalSAM3Lib.model_folder import LoadedModel
 from MedicalSAM3Lib.pipeline import segment
 from MedicalSAM3Lib.structures import Segmentation, Volume
@@ -28,6 +30,10 @@ LARGE = (
     "back_muscle", "psoas_muscle", "gluteal_muscle", "vertebra", "sacrum", "hip_bone", "femur",
 )  # fmt: skip
 """Large organs, muscles and bones: the set over which the published mean is taken, fixed before training."""
+
+
+AXES: tuple[Literal["0", "1", "2"], ...] = ("0", "1", "2")
+"""The axis of a manifest's row as a setting."""
 
 
 @dataclass
@@ -107,9 +113,9 @@ class Examiner:
             rows = [row for row in self._manifest.of_volume(volume_id) if row.split == split]
             if rows:
                 volume, masks = self._read(rows)
-                for k in sorted({row.slice_index for row in rows}):
-                    on_slice = [row for row in rows if row.slice_index == k]
-                    self._ask(scores, volume, masks, on_slice, SegmentSettings(slices=(k, k + 1), axis="2"))
+                for axis, n in sorted({(row.axis, row.slice_index) for row in rows}):
+                    on_slice = [row for row in rows if (row.axis, row.slice_index) == (axis, n)]
+                    self._ask(scores, volume, masks, on_slice, SegmentSettings(slices=(n, n + 1), axis=AXES[axis]))
         return scores
 
     def volume(self, volume_id: str) -> Scores:
@@ -131,7 +137,7 @@ class Examiner:
         present = {row.concept for row in rows if row.label_state == "present"}
         unknown = {row.concept for row in rows if row.label_state == "unknown"}
         known = {row.concept for row in rows} - unknown
-        chosen = slice(*settings.slices) if settings.slices else slice(None)
+        chosen = _part_of(volume, settings)
         # A side and the whole organ would compete for the same voxels: they are asked one after the other.
         for group in (
             [c for c in sorted(known) if not c.startswith(SIDES)],
@@ -159,3 +165,11 @@ class Examiner:
         paths = {row.concept: row.mask for row in rows if row.mask}
         masks = {concept: read_volume(self._manifest.path(path)).array > 0.5 for concept, path in paths.items()}
         return volume, masks
+
+
+def _part_of(volume: Volume, settings: SegmentSettings) -> tuple[slice, ...]:
+    """The asked slices as an index into an array ``(K, J, I)`` of the input."""
+    part = [slice(None)] * 3
+    if settings.slices:
+        part[input_axis(canonical_of(volume.ijk_to_lps), int(settings.axis))] = slice(*settings.slices)
+    return tuple(part)

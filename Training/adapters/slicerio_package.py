@@ -12,6 +12,7 @@ from Training.adapters.totalsegmentator_package import NOT_IN_A_THORAX
 
 PACKAGE = "slicerio"
 VERSION = "1.4.0"
+SHA256 = "ae3432ee06386bfe3b2e8d2d07940411fcbaefab8ed89a3853ee9c5ac19e296b"
 LICENCE = "MIT"
 
 _LABELS = {

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from MedicalSAM3Lib.errors import InputError
 from Training.adapters.labelled import LabelledVolume, held_out_slabs
 
 PACKAGE = "totalsegmentator"
@@ -90,7 +91,7 @@ def read_class_maps(root: Path) -> dict[str, dict[int, str]]:
                 for key, value in zip(node.value.keys, node.value.values, strict=True)  # type: ignore[attr-defined]
                 if isinstance(key, ast.Constant) and key.value in ("total", "total_mr")
             }
-    raise ValueError(f"Expected a class_map in the source of {PACKAGE} {VERSION}, found none; use that version.")
+    raise InputError(f"Expected a class_map in the source of {PACKAGE} {VERSION}, found none; use that version.")
 
 
 def volumes(root: Path) -> list[LabelledVolume]:
@@ -153,9 +154,8 @@ def _thorax_ct(files: Path) -> LabelledVolume:
     aorta = sitk.Resample(cropped, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     masks = {"heart": sitk.GetArrayFromImage(heart) > 0, "aorta": sitk.GetArrayFromImage(aorta) > 0}
     # The crop on which the aorta was labelled ends below the top of the image.
-    last = image.TransformPhysicalPointToIndex(cropped.TransformIndexToPhysicalPoint([0, 0, cropped.GetSize()[2] - 1]))[
-        2
-    ]
+    top = cropped.TransformIndexToPhysicalPoint([0, 0, cropped.GetSize()[2] - 1])
+    last = image.TransformPhysicalPointToIndex(top)[2]
     return LabelledVolume(
         dataset=PACKAGE, volume_id="thorax-ct-d", patient="d", modality="CT", licence=LICENCE, image=image,
         masks_kji=masks, known_slices=(0, int(last)), absent=NOT_IN_A_THORAX,
