@@ -10,6 +10,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.presence import SliceCalibration
 
 WANTED_SPECIFICITY = 0.97
@@ -27,11 +28,11 @@ def fit_calibration(logits: np.ndarray, is_present: np.ndarray) -> SliceCalibrat
         is_present: bool ``(n,)``.
 
     Raises:
-        ValueError: Without both present and absent pairs there is nothing to fit.
+        InputError: Without both present and absent pairs there is nothing to fit.
     """
     present = np.asarray(is_present, bool)
     if present.all() or not present.any():
-        raise ValueError("Expected present and absent pairs, got only one kind; use more validation slices.")
+        raise InputError("Expected present and absent pairs, got only one kind; use more validation slices.")
     # Both kinds weigh the same: how often a phrase is right says nothing about the next one.
     weights = np.where(present, 0.5 / present.sum(), 0.5 / (~present).sum())
 

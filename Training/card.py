@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from Training.checkpoints import Meta
 from Training.config import TrainConfig
 from Training.manifest import Manifest
 from Training.scoring import LARGE, SIDES, Scores
@@ -31,9 +32,17 @@ person on another scanner, and chose nothing: no size, no epoch, no threshold. A
 
 
 def make_card(
-    config: TrainConfig, manifest: Manifest, *, held_out: Scores, unseen: Scores
-) -> tuple[str, dict[str, object]]:
-    """Markdown of the card, and the same numbers for machines."""
+    config: TrainConfig, meta: Meta, manifest: Manifest, *, held_out: Scores, unseen: Scores
+) -> tuple[str, dict[str, Any]]:
+    """Markdown of the card, and the same numbers for machines.
+
+    Args:
+        config: Of the run.
+        meta: Of the checkpoint that was taken.
+        manifest: What it was trained on.
+        held_out: Scores of the test slices.
+        unseen: Scores of the unseen patient.
+    """
     summary = {"held_out": _summary(held_out), "unseen": _summary(unseen)}
     parts = [
         _HEAD,
@@ -41,8 +50,9 @@ def make_card(
         _METHOD,
         _summary_table(summary),
         _concept_table(held_out, unseen),
-        f"Trained for {config.warm_start.steps} steps of dense warm start and {config.run.steps} steps of the full "
-        f"objective, {config.data.batch_slices} slices a step, seed {config.run.seed}.\n",
+        f"Trained for {config.warm_start.steps} steps of dense warm start ({config.warm_start.batch_slices} slices a "
+        f"step) and {meta.step} steps of the full objective ({config.data.batch_slices * meta.world_size} slices a "
+        f"step), seed {config.run.seed}.\n",
     ]
     return "\n".join(parts), summary
 

@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
+from MedicalSAM3Lib.atomic import replacing
+from MedicalSAM3Lib.errors import InputError, MedicalSAM3Error
 from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.model_folder import load_model_folder, save_model_folder
 from MedicalSAM3Lib.presence import PresenceSpec, VolumeRule
 from MedicalSAM3Lib.resources import resource
+from MedicalSAM3Lib.tensor_files import read_tensors
 from MedicalSAM3Lib.text import Tokenizer
+from MedicalSAM3Lib.weights import load_strictly
 from Training.calibration import expected_calibration_error, fit_calibration
 from Training.card import make_card
-from Training.checkpoints import read_meta
+from Training.checkpoints import Checkpoints, Meta, read_meta
 from Training.collate import LabelState
-from Training.config import TrainConfig
+from Training.config import TrainConfig, make_config
 from Training.data import TrainingData
 from Training.manifest import read_manifest
 from Training.network import build_network
@@ -38,17 +43,33 @@ RUN_MM = 6.0
 """A structure is expected on neighbouring slices over this length; single flickers are no finding."""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line entry."""
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder that Training.train wrote")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    try:
+        print(publish(options.run, options.out))
+    except MedicalSAM3Error as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
 
-    checkpoint = best_checkpoint(options.run)
-    config = TrainConfig.model_validate(read_meta(checkpoint).config)
+
+def publish(run: Path, out: Path) -> str:
+    """Calibrate, write and examine; returns the card.
+
+    Raises:
+        InputError: The run has no checkpoint, or the manifest nothing to calibrate or to examine with.
+        WeightsError: The checkpoint is damaged or of another network.
+        OutputError: The model folder cannot be written.
+    """
+    checkpoint = best_checkpoint(run)
+    meta = read_meta(checkpoint)
+    config = make_config(meta.config)
     model, tokenizer = load_network(config, checkpoint)
     data = TrainingData.load(config.data)
 
@@ -59,32 +80,54 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"presence: {calibration.model_dump()}, calibration error {error:.3f} over {len(truth)} pairs")
 
     preprocess = config.data.preprocess.model_dump(mode="json")
-    write = {"tokenizer_folder": resource("tokenizer"), "preprocess": preprocess, "presence": presence.model_dump()}
-    save_model_folder(options.out, model, card="Not examined yet.\n", demonstration_notice=NOTICE, **write)
-    card, numbers = examine(options.out, config)
-    save_model_folder(options.out, model, card=card, demonstration_notice=NOTICE, **write)
-    (options.run / "scores.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    print(card)
+
+    def write(card: str) -> None:
+        tokenizer_folder = Path(config.model.tokenizer) if config.model.tokenizer else resource("tokenizer")
+        specs = preprocess, presence.model_dump()
+        save_model_folder(out, model, tokenizer_folder, *specs, card, demonstration_notice=NOTICE)
+
+    write("Not examined yet.\n")
+    card, numbers = examine(out, config, meta)
+    write(card)
+    with replacing(run / "scores.json") as (partial,):
+        partial.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    return card
 
 
 def best_checkpoint(run: Path) -> Path:
-    """Folder of the best checkpoint of a run, the latest where none was validated."""
-    folder = run / "checkpoints"
-    pointer = folder / "best" if (folder / "best").is_file() else folder / "latest"
-    return folder / pointer.read_text(encoding="utf-8").strip()
+    """Folder of the best checkpoint of a run, the latest where none was validated.
+
+    Raises:
+        InputError: There is none.
+    """
+    checkpoints = Checkpoints(run / "checkpoints", keep=1)
+    found = checkpoints.find("best") or checkpoints.find("latest")
+    if found is None:
+        raise InputError(f"Expected a run with checkpoints, got none in '{run.name}'; give the run.out of a training.")
+    return found
 
 
 def load_network(config: TrainConfig, checkpoint: Path) -> tuple[MedicalSam3, Tokenizer]:
-    """The network of a run with the weights of a checkpoint, for inference."""
+    """The network of a run with the weights of a checkpoint, for inference.
+
+    Raises:
+        WeightsError: The weights are damaged or of another network.
+    """
     model, tokenizer = build_network(config.model, config.run.seed)
-    model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=True)
+    load_strictly(model, read_tensors(checkpoint / "model.safetensors"), checkpoint.name)
     return model.eval(), tokenizer
 
 
 @torch.inference_mode()
 def presence_logits(model: MedicalSam3, tokenizer: Tokenizer, data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
-    """Presence logits of all validation pairs, with as many nonsense phrases as training would ask, and the truth."""
+    """Presence logits of all validation pairs and of a nonsense phrase for every third of them, and the truth.
+
+    Raises:
+        InputError: The manifest has no validation slices.
+    """
     source = data.source("val", seed=0)
+    if not len(source):
+        raise InputError("Expected slices of the split 'val' in the manifest, got none; presence needs them.")
     rng = np.random.default_rng(0)
     logits, truth = [], []
     for step in range(len(source)):
@@ -92,7 +135,7 @@ def presence_logits(model: MedicalSam3, tokenizer: Tokenizer, data: TrainingData
         pyramid = model.pyramid(model.encode_trunk(batch.images))
         for n in range(len(batch.images)):
             pairs = [p for p in range(len(batch.phrases)) if batch.pair_slice[p] == n]
-            nonsense = [draw_nonsense(rng) for _ in range(len(pairs) // 3)]
+            nonsense = [draw_nonsense(rng, data.concepts) for _ in range(len(pairs) // 3)]
             phrases = encode_phrases((*(batch.phrases[p] for p in pairs), *nonsense), tokenizer)
             text = model.encode_text(phrases.input_ids, phrases.attention_mask).take(phrases.pair_phrase)
             rows = torch.full((len(phrases.pair_phrase),), n)
@@ -101,13 +144,19 @@ def presence_logits(model: MedicalSam3, tokenizer: Tokenizer, data: TrainingData
     return np.concatenate(logits), np.array(truth)
 
 
-def examine(folder: Path, config: TrainConfig) -> tuple[str, dict[str, object]]:
-    """Load the folder as users do and ask it about everything that training never saw."""
+def examine(folder: Path, config: TrainConfig, meta: Meta) -> tuple[str, dict[str, Any]]:
+    """Load the folder as users do and ask it about everything that training never saw.
+
+    Raises:
+        InputError: The manifest has no unseen patient.
+    """
     manifest = read_manifest(Path(config.data.manifest))
+    unseen = next((row.volume_id for row in manifest.rows if row.split == "unseen"), None)
+    if unseen is None:
+        raise InputError("Expected a volume of the split 'unseen' in the manifest, got none; keep a patient apart.")
     examiner = Examiner(load_model_folder(folder), manifest, HELD_OUT_NONSENSE)
-    unseen = next(row.volume_id for row in manifest.rows if row.split == "unseen")
-    return make_card(config, manifest, held_out=examiner.slices("test"), unseen=examiner.volume(unseen))
+    return make_card(config, meta, manifest, held_out=examiner.slices("test"), unseen=examiner.volume(unseen))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
