@@ -1,0 +1,85 @@
+"""What a concept is called, and what is never the answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from MedicalSAM3Lib.concepts import find_concept, load_concepts, normalise
+from Training.adapters import slicerio_package, totalsegmentator_package
+from Training.phrases import ELSEWHERE, EVERYDAY, HELD_OUT_NONSENSE, PhraseBank, draw_nonsense
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def trained_concepts() -> set[str]:
+    """Concepts that the adapters can put into the training manifest."""
+    package = totalsegmentator_package
+    known = {*slicerio_package._LABELS, *package._SINGLE.values(), *package._SINGLE, *package._SIDED, "rib", "vertebra"}
+    sides = {f"{side}_{concept}" for side in ("left", "right") for concept in package._SIDED}
+    return {*known, *sides, "sacrum", *package.NOT_IN_A_THORAX}
+
+
+def test_a_concept_is_asked_by_its_name_mostly_and_by_each_synonym() -> None:
+    entry = next(concept for concept in load_concepts() if concept.concept_id == "inferior_vena_cava")
+    bank, draws = PhraseBank([entry.concept_id]), rng()
+    counts = Counter(bank.draw(entry.concept_id, draws) for _ in range(600))
+    assert bank.name(entry.concept_id) == entry.name
+    assert set(counts) == set(entry.phrases)
+    assert counts[entry.name] / 600 == pytest.approx(0.67, abs=0.06)
+
+
+def test_no_concept_is_asked_by_the_phrase_of_another() -> None:
+    concepts = [concept.concept_id for concept in load_concepts()]
+    bank, draws = PhraseBank(concepts), rng(1)
+    for concept in concepts:
+        for _ in range(12):
+            found = find_concept(bank.draw(concept, draws))
+            assert found is not None
+            assert found.concept_id == concept
+
+
+def test_a_phrase_that_means_two_concepts_is_not_drawn() -> None:
+    bank, draws = PhraseBank(["intervertebral_disc"]), rng()
+    assert "disc" in next(c.synonyms for c in load_concepts() if c.concept_id == "intervertebral_disc")
+    assert "disc" not in {bank.draw("intervertebral_disc", draws) for _ in range(300)}
+
+
+def test_a_concept_without_an_entry_is_asked_by_its_id() -> None:
+    bank = PhraseBank(["odd_structure"])
+    assert bank.name("odd_structure") == bank.draw("odd_structure", rng()) == "odd structure"
+
+
+def test_the_lists_of_nonsense_share_no_phrase() -> None:
+    lists = [{normalise(phrase) for phrase in phrases} for phrases in (ELSEWHERE, EVERYDAY, HELD_OUT_NONSENSE)]
+    assert [len(one) for one in lists] == [len(ELSEWHERE), len(EVERYDAY), len(HELD_OUT_NONSENSE)]
+    assert len(set.union(*lists)) == sum(len(one) for one in lists)
+
+
+@pytest.mark.parametrize("phrase", [*ELSEWHERE, *EVERYDAY, *HELD_OUT_NONSENSE])
+def test_nonsense_names_nothing_that_is_trained(phrase: str) -> None:
+    concept = find_concept(phrase)
+    assert concept is None or concept.concept_id not in trained_concepts()
+
+
+def test_drawn_nonsense_is_of_three_kinds_and_never_held_out() -> None:
+    draws = rng()
+    phrases = [draw_nonsense(draws) for _ in range(1500)]
+    kinds = Counter(
+        "elsewhere" if phrase in ELSEWHERE else "everyday" if phrase in EVERYDAY else "word" for phrase in phrases
+    )
+    assert kinds["elsewhere"] / 1500 == pytest.approx(0.4, abs=0.05)
+    assert kinds["everyday"] / 1500 == pytest.approx(0.3, abs=0.05)
+    assert not set(phrases) & set(HELD_OUT_NONSENSE)
+    assert all(find_concept(phrase) is None for phrase in phrases if phrase not in ELSEWHERE)
+
+
+def test_nonsense_is_never_a_concept_that_slices_may_show() -> None:
+    draws = rng()
+    phrases = {draw_nonsense(draws, ("brain", "eyeball", "thyroid_gland")) for _ in range(1500)}
+    assert not phrases & {"brain", "eye", "thyroid"}
+    assert "tongue" in phrases
