@@ -1,0 +1,81 @@
+"""Calibration that is known beforehand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from MedicalSAM3Lib.errors import InputError
+from Training.calibration import (
+    THRESHOLD_RANGE,
+    WANTED_SPECIFICITY,
+    expected_calibration_error,
+    fit_calibration,
+)
+
+
+def two_normals(
+    mean_present: float, mean_absent: float, deviation: float, present: int = 3000, absent: int = 9000
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of two kinds; which kind one is, at equal shares, is then exactly a logistic function of it."""
+    rng = np.random.default_rng(4)
+    logits = np.concatenate([rng.normal(mean_present, deviation, present), rng.normal(mean_absent, deviation, absent)])
+    return logits, np.arange(len(logits)) < present
+
+
+@pytest.mark.parametrize(("mean_present", "mean_absent", "deviation"), [(3.0, -1.0, 2.0), (1.0, 0.0, 0.7)])
+def test_temperature_and_bias_are_recovered_whatever_the_share_of_present(
+    mean_present: float, mean_absent: float, deviation: float
+) -> None:
+    fitted = fit_calibration(*two_normals(mean_present, mean_absent, deviation))
+    slope = (mean_present - mean_absent) / deviation**2
+    bias = -(mean_present**2 - mean_absent**2) / (2 * deviation**2)
+    assert fitted.temperature == pytest.approx(1 / slope, rel=0.06)
+    assert fitted.bias == pytest.approx(bias, abs=0.1)
+
+
+def test_what_was_fitted_is_calibrated() -> None:
+    logits, truth = two_normals(3.0, -1.0, 2.0, present=5000, absent=5000)
+    fitted = fit_calibration(logits, truth)
+    assert expected_calibration_error(fitted.probability(logits), truth) < 0.02
+    raw = 1 / (1 + np.exp(-5 * logits))
+    assert expected_calibration_error(raw, truth) > 0.05
+
+
+def test_the_threshold_turns_down_the_wanted_share_of_what_is_absent() -> None:
+    logits, truth = two_normals(3.0, -1.0, 2.0)
+    fitted = fit_calibration(logits, truth)
+    turned_down = (fitted.probability(logits[~truth]) < fitted.threshold).mean()
+    assert THRESHOLD_RANGE[0] < fitted.threshold < THRESHOLD_RANGE[1]
+    assert turned_down == pytest.approx(WANTED_SPECIFICITY, abs=0.002)
+
+
+def test_the_threshold_stays_where_a_threshold_makes_sense() -> None:
+    hopeless = fit_calibration(*two_normals(0.02, 0.0, 1.0))
+    assert THRESHOLD_RANGE[0] <= hopeless.threshold <= THRESHOLD_RANGE[1]
+    easy = fit_calibration(*two_normals(6.0, -6.0, 1.0))
+    assert easy.threshold == THRESHOLD_RANGE[0]
+    logits, truth = two_normals(6.0, -6.0, 1.0, absent=100)
+    logits[-8:] = 9.0  # eight of a hundred absent ones look as present as can be
+    assert fit_calibration(logits, truth).threshold == pytest.approx(THRESHOLD_RANGE[1], abs=0.02)
+
+
+@pytest.mark.parametrize("truth", [[True, True], [False, False], []])
+def test_one_kind_alone_is_refused(truth: list[bool]) -> None:
+    with pytest.raises(InputError, match="got only one kind; use more validation slices"):
+        fit_calibration(np.zeros(len(truth)), np.array(truth, bool))
+
+
+def test_the_calibration_error_by_hand() -> None:
+    """Two of 0.1 to 0.2 (one true), three of 0.6 to 0.7 (two true), and one of exactly 1 that is true."""
+    probability = np.array([0.12, 0.18, 0.61, 0.65, 0.69, 1.0])
+    truth = np.array([True, False, True, True, False, True])
+    expected = abs(0.15 - 0.5) * 2 / 6 + abs(0.65 - 2 / 3) * 3 / 6 + 0.0
+    assert expected_calibration_error(probability, truth) == pytest.approx(expected)
+    assert expected_calibration_error(truth.astype(float), truth) == 0.0
+
+
+def test_fewer_bins_hide_what_more_bins_show() -> None:
+    probability, truth = np.array([0.1, 0.9]), np.array([True, False])
+    assert expected_calibration_error(probability, truth, bins=1) == 0.0
+    assert expected_calibration_error(probability, truth) == pytest.approx(0.9)
