@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -62,18 +63,23 @@ def _summary(scores: Scores) -> dict[str, Any]:
     every, every_count = scores.mean_dice(name for name in scores.overlaps if not name.startswith(SIDES))
     sided, sided_count = scores.mean_dice(name for name in scores.overlaps if name.startswith(SIDES))
     return {
-        "dice_large": large,
+        "dice_large": _known(large),
         "concepts_large": count,
-        "dice_all": every,
+        "dice_all": _known(every),
         "concepts_all": every_count,
-        "dice_sided": sided,
+        "dice_sided": _known(sided),
         "concepts_sided": sided_count,
-        "absent_rejected": scores.wrong.rate,
+        "absent_rejected": _known(scores.wrong.rate),
         "absent_asked": scores.wrong.asked,
-        "nonsense_rejected": scores.nonsense.rate,
+        "nonsense_rejected": _known(scores.nonsense.rate),
         "nonsense_asked": scores.nonsense.asked,
         "dice": {name: round(overlap.dice, 4) for name, overlap in sorted(scores.overlaps.items())},
     }
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
 
 
 def _data_table(manifest: Manifest) -> str:
@@ -103,12 +109,16 @@ def _summary_table(summary: dict[str, Any]) -> str:
     ]
     lines = ["| | held-out slices | unseen patient |", "|---|---|---|"]
     for title, value, count in rows:
-        cells = [f"{summary[of][value]:.3f} (n={summary[of][count]})" for of in ("held_out", "unseen")]
+        cells = [_share(summary[of][value], summary[of][count]) for of in ("held_out", "unseen")]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return (
         "\n".join(lines)
         + "\n\nHeld-out questions are asked slice by slice, those to the unseen patient of the volume.\n"
     )
+
+
+def _share(value: float | None, count: int) -> str:
+    return "-" if value is None else f"{value:.3f} (n={count})"
 
 
 def _concept_table(held_out: Scores, unseen: Scores) -> str:
