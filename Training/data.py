@@ -169,7 +169,8 @@ class BatchSource:
                 states.append(LabelState.ABSENT)
                 masks.append(self._objects(picture.bits * 0, 0))
                 continue
-            chosen = pool.pop(int(rng.choice(len(pool), p=self._weights(pool))))
+            weights = self._weights(pool, None if negative else picture.bits)
+            chosen = pool.pop(int(rng.choice(len(pool), p=weights)))
             objects = self._objects(picture.bits, chosen) if not negative else self._objects(picture.bits * 0, 0)
             phrases.append(self._bank.draw(concepts[chosen], rng))
             masks.append(objects)
@@ -187,10 +188,19 @@ class BatchSource:
             tuple(self._objects(picture.bits, c, smallest=1) for c in known),
         )
 
-    def _weights(self, pool: list[int]) -> np.ndarray:
-        """One side of a paired organ is drawn less often than the organ, which counts it too."""
+    def _weights(self, pool: list[int], bits: np.ndarray | None) -> np.ndarray:
+        """Draw large structures more often, and one side of a paired organ less often than the organ.
+
+        Args:
+            pool: Concepts to choose from.
+            bits: Coverage of the picture where size counts; None where nothing of the pool is on it.
+        """
         sided = [self.concepts[c].startswith(("left_", "right_")) for c in pool]
         weights = np.where(sided, self._config.sided_weight, 1.0)
+        if bits is not None and self._config.size_power > 0:
+            # At least a pixel: what augmentation moved off the canvas can still be drawn.
+            areas = np.array([np.count_nonzero((bits >> c) & 1) for c in pool], float)
+            weights *= areas.clip(1.0) ** self._config.size_power
         return weights / weights.sum()
 
     def _objects(self, bits: np.ndarray, concept: int, smallest: int | None = None) -> Tensor:

@@ -130,6 +130,16 @@ def test_objects_are_connected_pieces_the_largest_first_without_specks() -> None
     assert torch.equal(objects_of(one, phrases["lung"]), lungs[:1])
 
 
+def test_large_structures_are_drawn_more_often_where_size_counts() -> None:
+    volume = scene(count=1, side=32)
+    bits = {concept: int(((volume.coverage[0] >> row) & 1).sum()) for row, concept in enumerate(CONCEPTS)}
+    settings = {"phrases_per_slice": 1, "batch_slices": 600, "sided_weight": 1.0, "size_power": 1.0}
+    drawn = source_of(volume, CONCEPTS, **settings).batch(0)
+    counts = Counter(concept.concept_id for phrase in drawn.phrases if (concept := find_concept(phrase)))
+    for concept, area in bits.items():
+        assert counts[concept] / 600 == pytest.approx(area / sum(bits.values()), abs=0.07)
+
+
 def test_one_side_is_drawn_less_often_than_the_organ() -> None:
     volume = scene(count=1, side=32)
     drawn = source_of(volume, CONCEPTS, phrases_per_slice=1, batch_slices=600, sided_weight=0.25).batch(0)
