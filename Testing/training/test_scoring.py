@@ -145,6 +145,17 @@ def test_slices_are_scored_in_their_place_whichever_axis_they_lie_across(
     assert scores.overlaps["left_kidney"].dice > 0.85
 
 
+def test_slices_need_not_lie_along_the_first_axis_of_the_file(tmp_path: Path) -> None:
+    """Coronal slices of an axial file, two of which cut the left kidney."""
+    path = write_world(tmp_path, [labelled()])
+    one = next(row for row in read_manifest(path).rows if row.concept == "left_kidney")
+    rows = [one.model_copy(update={"axis": 1, "split": "test", "slice_index": j}) for j in (17, 20)]
+    write_manifest(path, rows)
+    overlap = Examiner(oracle(), read_manifest(path), ()).slices("test").overlaps["left_kidney"]
+    assert (overlap.slices, overlap.reference) == (2, 2 * 12 * 10)
+    assert overlap.dice > 0.9
+
+
 def test_a_split_without_slices_has_no_scores(tmp_path: Path) -> None:
     path = write_world(tmp_path, [labelled(splits=SPLITS)])
     manifest = read_manifest(path)
