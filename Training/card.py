@@ -54,6 +54,7 @@ def make_card(
         f"Trained for {config.warm_start.steps} steps of dense warm start ({config.warm_start.batch_slices} slices a "
         f"step) and {meta.step} steps of the full objective ({config.data.batch_slices * meta.world_size} slices a "
         f"step), seed {config.run.seed}.\n",
+        *_changes(config),
     ]
     return "\n".join(parts), summary
 
@@ -75,6 +76,14 @@ def _summary(scores: Scores) -> dict[str, Any]:
         "nonsense_asked": scores.nonsense.asked,
         "dice": {name: round(overlap.dice, 4) for name, overlap in sorted(scores.overlaps.items())},
     }
+
+
+def _changes(config: TrainConfig) -> list[str]:
+    """A run that was resumed under other settings is not what its recipe alone gives; say so."""
+    if not config.run.allow_changed:
+        return []
+    names = ", ".join(f"`{name}`" for name in config.run.allow_changed)
+    return [f"The run was interrupted and went on with other values of {names}; those in the recipe are the last.\n"]
 
 
 def _known(value: float) -> float | None:

@@ -10,8 +10,8 @@ from MedicalSAM3Lib.concepts import find_concept, load_concepts
 
 ELSEWHERE = (
     "brain", "skull", "eye", "tooth", "tongue", "knee", "hand", "foot", "finger", "elbow", "nose", "ear",
-    "mandible", "optic disc", "polyp", "skin lesion", "cell nucleus", "thyroid", "patella", "tibia", "breast",
-    "hippocampus", "cerebellum", "ventricle", "lens", "larynx", "wrist", "ankle", "uterus", "embryo",
+    "mandible", "optic disc", "polyp", "skin lesion", "cell nucleus", "molar", "patella", "tibia", "cochlea",
+    "hippocampus", "cerebellum", "pituitary gland", "lens", "stapes", "wrist", "ankle", "uterus", "embryo",
 )  # fmt: skip
 """Real structures that no slice of the training volumes shows."""
 
@@ -24,7 +24,7 @@ EVERYDAY = (
 
 HELD_OUT_NONSENSE = (
     "zebra", "teapot", "violin", "traffic light", "pizza", "kneecap", "eyeball", "toe", "football", "elephant",
-    "wisdom tooth", "asdfgh", "helicopter", "shoulder blade", "forehead", "unicorn", "purple rain", "sofa",
+    "wisdom tooth", "asdfgh", "helicopter", "chess board", "forehead", "unicorn", "purple rain", "sofa",
 )  # fmt: skip
 """Never used in training: what evaluation asks to see whether nonsense is turned down."""
 

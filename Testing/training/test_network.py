@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from MedicalSAM3Lib.errors import SettingsError, WeightsError
+from MedicalSAM3Lib.errors import SettingsError
 from Testing.training.tiny_world import ARCHITECTURE
 from Training.config import ModelConfig
 from Training.network import build_network, make_architecture
@@ -29,5 +29,5 @@ def test_a_new_network_follows_from_the_seed() -> None:
 
 
 def test_a_model_that_is_not_there_is_refused() -> None:
-    with pytest.raises(WeightsError, match="nowhere"):
+    with pytest.raises(SettingsError, match="nowhere"):
         build_network(ModelConfig(start_from="nowhere"), seed=0)

@@ -164,6 +164,7 @@ def test_the_card_warns_and_says_every_number(tmp_path: Path) -> None:
     assert "| ct | CT | boxes | CC0-1.0 | 6 | 4 | 2 | 0 |" in card
     assert "| other | CT | boxes | CC0-1.0 | 0 | 0 | 0 | 12 |" in card
     assert "| liver | 0.80 | 0.61 |" in card
+    assert "went on with other values" not in card
     assert "| gallbladder |  | 0.00 |" in card
     assert "| left kidney | 0.88 |  |" in card
     assert "| mean Dice, large organs, muscles and bones | 0.650 (n=2) | 0.610 (n=1) |" in card
@@ -179,3 +180,11 @@ def test_the_card_warns_and_says_every_number(tmp_path: Path) -> None:
     assert numbers["unseen"]["dice_sided"] is None
     assert "| mean Dice, one side of paired organs | 0.875 (n=1) | - |" in card
     assert "NaN" not in json.dumps(numbers)
+
+
+def test_the_card_says_when_a_run_went_on_under_other_settings(world: Path) -> None:
+    config = config_of(world)
+    changed = config.model_copy(update={"run": config.run.model_copy(update={"allow_changed": ("optim.lr",)})})
+    manifest = read_manifest(world / "manifest.parquet")
+    card, _ = make_card(changed, meta(step=2), manifest, held_out=Scores(), unseen=Scores())
+    assert "went on with other values of `optim.lr`" in card
