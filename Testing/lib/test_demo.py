@@ -67,7 +67,7 @@ def test_the_demonstration_finds_what_is_there_and_rejects_what_is_not(
     assert len(present) >= 6
     assert present.count("found") >= 5
     assert [states[phrase] for phrase in demo.ABSENT].count("not_found") >= 1
-    for said in ("Dice", "demonstration model", "research only", "preview.png"):
+    for said in ("Dice", "Demonstration model", "research only", "preview.png"):
         assert said in out
 
 
