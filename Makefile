@@ -27,7 +27,7 @@ demo-data: $(VENV)/.dev  ## fetch the openly licensed images that the tiny model
 	$(PY) -m Training.prepare
 
 train-tiny: $(VENV)/.dev demo-data  ## train the tiny model again into runs/ (hours on two cores; call again to go on)
-	$(PY) -m Training.train --config Training/recipes/tiny.yaml --resume auto
+	$(VENV)/bin/torchrun --nproc_per_node 2 -m Training.train --config Training/recipes/tiny.yaml --resume auto
 	$(PY) -m Training.publish --run runs/tiny --out runs/tiny/model
 
 bench: $(VENV)/.dev  ## time of 1, 4 and 16 concepts beside one full forward per slice and concept
