@@ -1,8 +1,8 @@
 """What P concepts cost: our pipeline beside one full forward of ``transformers`` per slice and concept.
 
     python -m Testing.benchmarks.bench_prompts                          tiny, a minute
-    python -m Testing.benchmarks.bench_prompts --size full --slices 1   SAM3's full size, random weights; an hour on
-                                                                        two cores, 3.4 GB of weights in fp32
+    python -m Testing.benchmarks.bench_prompts --size full --slices 1   SAM3's full size, random weights; minutes in
+                                                                        bfloat16 on two cores, 3.4 GB of weights
 
 Both sides have the same weights, the same slices, the same device and number format, in one process. Against us:
 ours is the whole ``segment`` call (windowing, resizing, fusion and labels included) with the presence gate wide
