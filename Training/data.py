@@ -167,11 +167,11 @@ class BatchSource:
             if not pool or (negative and rng.random() < self._config.nonsense):
                 phrases.append(draw_nonsense(rng, concepts))
                 states.append(LabelState.ABSENT)
-                masks.append(self._objects(picture.bits * 0, 0))
+                masks.append(_no_objects(picture.bits))
                 continue
             weights = self._weights(pool, None if negative else picture.bits)
             chosen = pool.pop(int(rng.choice(len(pool), p=weights)))
-            objects = self._objects(picture.bits, chosen) if not negative else self._objects(picture.bits * 0, 0)
+            objects = _no_objects(picture.bits) if negative else self._objects(picture.bits, chosen)
             phrases.append(self._bank.draw(concepts[chosen], rng))
             masks.append(objects)
             # A structure that the canvas cut off or shrank to a few pixels is neither present nor absent.
@@ -211,8 +211,13 @@ class BatchSource:
         kept = [label + 1 for label in np.argsort(-sizes, kind="stable") if sizes[label] >= limit]
         kept = kept[: self._config.max_objects]
         if not kept:
-            return torch.zeros(0, *bits.shape, dtype=torch.bool)
+            return _no_objects(bits)
         return torch.from_numpy(np.stack([labels == label for label in kept]))
+
+
+def _no_objects(bits: np.ndarray) -> Tensor:
+    """Masks of a concept that is not there: bool ``(0, S, S)``."""
+    return torch.zeros(0, *bits.shape, dtype=torch.bool)
 
 
 @dataclass(frozen=True)
