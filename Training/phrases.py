@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Sequence
+from functools import cache
 
 import numpy as np
 
 from MedicalSAM3Lib.concepts import find_concept, load_concepts
+from MedicalSAM3Lib.resources import resource
 
 ELSEWHERE = (
     "brain", "skull", "eye", "tooth", "tongue", "knee", "hand", "foot", "finger", "elbow", "nose", "ear",
@@ -59,7 +62,7 @@ class PhraseBank:
 
 
 def draw_nonsense(rng: np.random.Generator, known: Container[str] = ()) -> str:
-    """A phrase that no training slice can answer: other anatomy, everyday things, or no word at all.
+    """A phrase that no training slice can answer: other anatomy, everyday things, any words, or no word at all.
 
     Args:
         rng: What draws.
@@ -72,11 +75,31 @@ def draw_nonsense(rng: np.random.Generator, known: Container[str] = ()) -> str:
             return phrase
 
 
+@cache
+def other_words() -> tuple[str, ...]:
+    """All English words that the tokenizer knows as one token and that no concept's name contains.
+
+    Lists of nonsense are short and soon learned by heart; of these some twenty thousand hardly any is asked
+    twice, and what a network learns from them holds for words that it never met.
+    """
+    taken = {word for phrase in HELD_OUT_NONSENSE for word in phrase.split()}
+    for concept in load_concepts():
+        taken.update(word for phrase in (concept.name, *concept.synonyms) for word in phrase.lower().split())
+    tokens = json.loads((resource("tokenizer") / "vocab.json").read_text(encoding="utf-8"))
+    words = (token.removesuffix("</w>") for token in tokens if token.endswith("</w>"))
+    return tuple(
+        sorted(word for word in words if len(word) > 2 and word.isascii() and word.isalpha() and word not in taken)
+    )
+
+
 def _draw_any(rng: np.random.Generator) -> str:
     kind = rng.random()
-    if kind < 0.4:
+    if kind < 0.3:
         return str(rng.choice(ELSEWHERE))
-    if kind < 0.7:
+    if kind < 0.45:
         return str(rng.choice(EVERYDAY))
-    words = ["".join(rng.choice(_SYLLABLES, int(rng.integers(1, 4)))) for _ in range(int(rng.integers(1, 3)))]
-    return " ".join(words)
+    count = int(rng.integers(1, 3))
+    if kind < 0.85:
+        words = other_words()
+        return " ".join(words[int(rng.integers(len(words)))] for _ in range(count))
+    return " ".join("".join(rng.choice(_SYLLABLES, int(rng.integers(1, 4)))) for _ in range(count))

@@ -52,12 +52,12 @@ NO_AUGMENTATION = AugmentConfig(
 def canvas_grid(volume: TrainingVolume, side: int, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
     """Where each canvas pixel's centre lies on the slice: float32 ``(S, S, 2)`` as (row, column) in pixels.
 
-    Without augmentation this is the square canvas of ``MedicalSAM3Lib.preprocess``: the body's box, centred,
+    Without augmentation this is the square canvas of ``MedicalSAM3Lib.preprocess``: the picture, centred,
     with its aspect in mm kept.
     """
-    top, bottom, left, right = volume.body
+    height, width = volume.slices.shape[1:]
     row_mm, column_mm = volume.pixel_mm
-    extent_mm = max((bottom - top) * row_mm, (right - left) * column_mm)
+    extent_mm = max(height * row_mm, width * column_mm)
     unit = (np.arange(side, dtype=np.float32) + 0.5) / side - 0.5
     y, x = np.meshgrid(unit, unit, indexing="ij")
     factor = np.exp(rng.uniform(-1, 1) * np.log1p(config.scale))
@@ -70,8 +70,8 @@ def canvas_grid(volume: TrainingVolume, side: int, config: AugmentConfig, rng: n
         y, x = y + bend[0], x + bend[1]
     turned_y = (np.cos(angle) * y - np.sin(angle) * x) * factor * aspect + dy
     turned_x = (np.sin(angle) * y + np.cos(angle) * x) * factor / aspect + dx
-    rows = (top + bottom) / 2 - 0.5 + turned_y * extent_mm / row_mm
-    columns = (left + right) / 2 - 0.5 + turned_x * extent_mm / column_mm
+    rows = height / 2 - 0.5 + turned_y * extent_mm / row_mm
+    columns = width / 2 - 0.5 + turned_x * extent_mm / column_mm
     return np.stack([rows, columns], -1).astype(np.float32)
 
 

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch.nn import functional
 
 from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.files import read_volume
 from MedicalSAM3Lib.geometry import canonical_of, input_slice_index, pixel_mm, slices_along
-from MedicalSAM3Lib.preprocess import PreprocessSpec, Ranges, body_box, value_ranges
+from MedicalSAM3Lib.preprocess import PreprocessSpec, Ranges, body_box, square_canvas, value_ranges
 from MedicalSAM3Lib.structures import Volume
 from Training.collate import LabelState
 from Training.manifest import Manifest, ManifestRow
@@ -26,6 +28,8 @@ MAX_CONCEPTS = 63
 class TrainingVolume:
     """Pictures of one volume along its slice axis, facing the reader (``geometry.slices_along``).
 
+    They are what the canvas shows: cut to the body's box where inference cuts, and no finer than the canvas.
+
     Attributes:
         slices: float32 ``(N, H, W)``, the stored values (HU for CT).
         coverage: int64 ``(N, H, W)``, bit c set where concept c of the list covers the pixel.
@@ -33,7 +37,6 @@ class TrainingVolume:
         splits: One per slice, "" where the manifest says nothing.
         numbers: int64 ``(N,)``, the slice's number in the file.
         pixel_mm: Height and width of a pixel.
-        body: ``(top, bottom, left, right)``, half-open box in pixels that the canvas shows, for all slices.
         ranges: Stored values that become 0 and 1 in each of the three channels.
     """
 
@@ -45,7 +48,6 @@ class TrainingVolume:
     splits: tuple[str, ...]
     numbers: np.ndarray
     pixel_mm: tuple[float, float]
-    body: tuple[int, int, int, int]
     ranges: Ranges
 
     def of_split(self, split: str) -> np.ndarray:
@@ -73,20 +75,55 @@ def _load(manifest: Manifest, volume_id: str, concepts: Sequence[str], spec: Pre
     slices = np.ascontiguousarray(slices_along(canonical.to_canonical(volume.array), first.axis))
     numbers = input_slice_index(canonical, first.axis, len(slices))
     states, splits = _slice_facts(rows, numbers, concepts)
+    coverage = _coverage(manifest, rows, concepts, volume, slices.shape)
+    ranges = value_ranges(slices, first.modality, spec)
     size_mm = pixel_mm(canonical.spacing_mm(volume.spacing_mm), first.axis)
-    cropped = spec.crop == "body" and first.modality == "CT"
+    if spec.crop == "body" and first.modality == "CT":
+        top, bottom, left, right = body_box(slices, size_mm)
+        slices, coverage = slices[:, top:bottom, left:right], coverage[:, top:bottom, left:right]
+    slices, coverage, size_mm = no_finer_than(spec.image_size, slices, coverage, size_mm)
     return TrainingVolume(
         volume_id=volume_id,
         modality=first.modality,
         slices=slices,
-        coverage=_coverage(manifest, rows, concepts, volume, slices.shape),
+        coverage=coverage,
         states=states,
         splits=splits,
         numbers=numbers,
         pixel_mm=size_mm,
-        body=body_box(slices, size_mm) if cropped else (0, slices.shape[1], 0, slices.shape[2]),
-        ranges=value_ranges(slices, first.modality, spec),
+        ranges=ranges,
     )
+
+
+def no_finer_than(
+    side: int, slices: np.ndarray, coverage: np.ndarray, size_mm: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Shrink pictures that a canvas of ``side`` pixels would shrink, antialiased as inference does.
+
+    Augmentation reads single points of them, which would see noise that inference averages away.
+
+    Args:
+        slices: Stored values ``(N, H, W)``.
+        coverage: Bits ``(N, H, W)``; they keep the value at each new pixel's centre.
+        size_mm: Height and width of a pixel.
+
+    Returns:
+        Slices, coverage and pixel size, unchanged where the canvas would enlarge them.
+    """
+    old_hw = slices.shape[1:]
+    canvas_hw = square_canvas((old_hw[0], old_hw[1]), size_mm, side).inner_hw
+    new_hw = (min(old_hw[0], canvas_hw[0]), min(old_hw[1], canvas_hw[1]))
+    if new_hw == old_hw:
+        return np.ascontiguousarray(slices), np.ascontiguousarray(coverage), size_mm
+    shrunk = functional.interpolate(
+        torch.from_numpy(np.ascontiguousarray(slices, np.float32))[:, None],
+        size=new_hw,
+        mode="bilinear",
+        antialias=True,
+    )[:, 0].numpy()
+    rows, columns = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(new_hw, old_hw, strict=True))
+    new_mm = (size_mm[0] * old_hw[0] / new_hw[0], size_mm[1] * old_hw[1] / new_hw[1])
+    return shrunk, np.ascontiguousarray(coverage[:, rows][:, :, columns]), new_mm
 
 
 def _coverage(

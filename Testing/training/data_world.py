@@ -108,7 +108,6 @@ def in_memory(
         splits=("train",) * len(slices),
         numbers=np.arange(len(slices)),
         pixel_mm=(1.0, 1.0),
-        body=(0, slices.shape[1], 0, slices.shape[2]),
         ranges=((-1000.0, 600.0),) * 3,
     )
     return replace(volume, **changes)

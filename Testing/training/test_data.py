@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,9 @@ def test_no_concept_is_asked_twice_of_a_slice() -> None:
 
 
 def test_a_concept_that_is_cut_off_is_unknown() -> None:
-    volume = scene(body=(0, 16, 0, 16))  # neither the left lung nor the liver is on the canvas
+    whole = scene()
+    # Neither the left lung nor the liver is on the canvas.
+    volume = replace(whole, slices=whole.slices[:, :16, :16], coverage=whole.coverage[:, :16, :16])
     batch = source_of(volume, CONCEPTS, negatives=0.0, phrases_per_slice=3).batch(0)
     by_concept = {find_concept(phrase): int(state) for phrase, state in zip(batch.phrases, batch.states, strict=True)}
     states = {concept.concept_id: state for concept, state in by_concept.items() if concept}

@@ -9,7 +9,7 @@ import pytest
 
 from MedicalSAM3Lib.concepts import find_concept, load_concepts, normalise
 from Training.adapters import slicerio_package, totalsegmentator_package
-from Training.phrases import ELSEWHERE, EVERYDAY, HELD_OUT_NONSENSE, PhraseBank, draw_nonsense
+from Training.phrases import ELSEWHERE, EVERYDAY, HELD_OUT_NONSENSE, PhraseBank, draw_nonsense, other_words
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -66,16 +66,29 @@ def test_nonsense_names_nothing_that_is_trained(phrase: str) -> None:
     assert concept is None or concept.concept_id not in trained_concepts()
 
 
-def test_drawn_nonsense_is_of_three_kinds_and_never_held_out() -> None:
+def test_drawn_nonsense_is_of_four_kinds_and_never_held_out() -> None:
     draws = rng()
-    phrases = [draw_nonsense(draws) for _ in range(1500)]
-    kinds = Counter(
-        "elsewhere" if phrase in ELSEWHERE else "everyday" if phrase in EVERYDAY else "word" for phrase in phrases
-    )
-    assert kinds["elsewhere"] / 1500 == pytest.approx(0.4, abs=0.05)
-    assert kinds["everyday"] / 1500 == pytest.approx(0.3, abs=0.05)
+    phrases = [draw_nonsense(draws) for _ in range(3000)]
+
+    def kind(phrase: str) -> str:
+        if phrase in ELSEWHERE:
+            return "elsewhere"
+        if phrase in EVERYDAY:
+            return "everyday"
+        return "words" if set(phrase.split()) <= set(other_words()) else "no words"
+
+    kinds = Counter(kind(phrase) for phrase in phrases)
+    for name, share in {"elsewhere": 0.3, "everyday": 0.15, "words": 0.4, "no words": 0.15}.items():
+        assert kinds[name] / 3000 == pytest.approx(share, abs=0.04), name
     assert not set(phrases) & set(HELD_OUT_NONSENSE)
     assert all(find_concept(phrase) is None for phrase in phrases if phrase not in ELSEWHERE)
+
+
+def test_other_words_are_in_no_name_of_a_concept_and_not_held_out() -> None:
+    words = set(other_words())
+    assert {"garden", "piano", "algebra"} <= words
+    assert not words & {"liver", "hepatic", "bone", "left", "zebra", "tooth", "wisdom"}
+    assert len(words) > 20_000
 
 
 def test_nonsense_is_never_a_concept_that_slices_may_show() -> None:

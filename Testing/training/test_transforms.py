@@ -65,8 +65,19 @@ def test_training_sees_exactly_what_inference_sees(tmp_path: Path, crop: Any) ->
     path = write_world(tmp_path, [labelled()])
     volume, made = training_pictures(path, spec)
     wanted = inference_pictures(path, volume, spec, "2")
-    assert volume.body == ((1, 29, 1, 39) if crop == "body" else (0, 30, 0, 40))
+    assert volume.slices.shape[1:] == ((28, 38) if crop == "body" else (30, 40))
     torch.testing.assert_close(torch.stack(made), wanted, atol=2e-5, rtol=0)
+
+
+def test_training_sees_what_inference_sees_where_the_canvas_is_smaller(tmp_path: Path) -> None:
+    """Both average over the new pixels. Single noise voxels of 400 HU would otherwise differ by 0.5 of a range of 2."""
+    noisy = boxes_hu()[0] + np.random.default_rng(3).normal(0, 100, (12, 30, 40)).astype(np.float32)
+    path = write_world(tmp_path, [labelled(image=image_of(noisy.clip(-1000, 600)))])
+    spec = SPEC.model_copy(update={"image_size": 8, "crop": "none"})
+    volume, made = training_pictures(path, spec)
+    assert max(volume.slices.shape[1:]) == 8
+    difference = (torch.stack(made) - inference_pictures(path, volume, spec, "2")).abs()
+    assert float(difference.max()) < 1e-3
 
 
 @pytest.mark.parametrize(("order", "axis"), [((0, 1, 2), "2"), ((0, 2, 1), "1"), ((1, 2, 0), "0")])
@@ -88,16 +99,15 @@ def test_training_sees_what_inference_sees_of_oblique_thick_flipped_slices(
 
 @pytest.mark.parametrize("shape", [(20, 40), (40, 20), (32, 32)])
 def test_the_grid_without_augmentation_is_the_canvas_of_inference(shape: tuple[int, int]) -> None:
-    volume = in_memory(np.zeros((1, 50, 60)), {"liver": np.zeros((1, 50, 60), bool)}, pixel_mm=(2.0, 1.0))
-    volume = replace(volume, body=(3, 3 + shape[0], 5, 5 + shape[1]))
+    volume = in_memory(np.zeros((1, *shape)), {"liver": np.zeros((1, *shape), bool)}, pixel_mm=(2.0, 1.0))
     side = 80
     grid = canvas_grid(volume, side, NO_AUGMENTATION, rng())
     canvas = square_canvas(shape, volume.pixel_mm, side)
     assert grid.shape == (side, side, 2)
     top, left = canvas.top_left
     height, width = canvas.inner_hw
-    rows = 3 + (np.arange(height) + 0.5) * shape[0] / height - 0.5
-    columns = 5 + (np.arange(width) + 0.5) * shape[1] / width - 0.5
+    rows = (np.arange(height) + 0.5) * shape[0] / height - 0.5
+    columns = (np.arange(width) + 0.5) * shape[1] / width - 0.5
     np.testing.assert_allclose(grid[top : top + height, 0, 0], rows, atol=1e-4)
     np.testing.assert_allclose(grid[0, left : left + width, 1], columns, atol=1e-4)
 

@@ -18,15 +18,15 @@ from Testing.training.data_world import SPEC, boxes_hu, image_of, labelled, writ
 from Training.adapters.labelled import LabelledVolume
 from Training.collate import LabelState
 from Training.manifest import ManifestRow, read_manifest, write_manifest
-from Training.volumes import MAX_CONCEPTS, TrainingVolume, load_volumes
+from Training.volumes import MAX_CONCEPTS, TrainingVolume, load_volumes, no_finer_than
 
 SPACING = (2.0, 2.5, 3.0)
 
 
-def load(path: Path) -> tuple[TrainingVolume, tuple[str, ...]]:
+def load(path: Path, crop: str = "body") -> tuple[TrainingVolume, tuple[str, ...]]:
     manifest = read_manifest(path)
     concepts = manifest.concepts()
-    (volume,) = load_volumes(manifest, concepts, SPEC)
+    (volume,) = load_volumes(manifest, concepts, SPEC.model_copy(update={"image_size": 96, "crop": crop}))
     return volume, concepts
 
 
@@ -47,7 +47,7 @@ def test_an_oblique_flipped_volume_comes_back_voxel_for_voxel(
     tmp_path: Path, order: tuple[int, int, int], signs: tuple[int, int, int]
 ) -> None:
     volume = stored_as(oblique_affine(SPACING, (9.0, -5.0, 8.0), order, signs), labelled())
-    loaded, concepts = load(write_world(tmp_path, [volume]))
+    loaded, concepts = load(write_world(tmp_path, [volume]), crop="none")
     axis = 2 - canonical_of(read_volume(tmp_path / "ct" / "image.nii.gz").ijk_to_lps).permutation.index(0)
     array, masks = boxes_hu()
     np.testing.assert_array_equal(loaded.slices, slices_along(array, axis))
@@ -104,10 +104,34 @@ def test_a_concept_of_another_volume_is_unknown(tmp_path: Path) -> None:
 
 def test_the_body_is_cropped_in_ct_only(tmp_path: Path) -> None:
     loaded, _ = load(write_world(tmp_path, [labelled()]))
-    assert loaded.body == (1, 29, 1, 39)
+    assert loaded.slices.shape == loaded.coverage.shape == (12, 28, 38)
     magnetic = tmp_path / "mr"
     loaded, _ = load(write_world(magnetic, [labelled(modality="MR")]))
-    assert loaded.body == (0, 30, 0, 40)
+    assert loaded.slices.shape == loaded.coverage.shape == (12, 30, 40)
+
+
+def test_pictures_are_shrunk_to_the_canvas_by_the_mean_over_each_new_pixel() -> None:
+    slices = np.indices((1, 8, 8)).sum(0).astype(np.float32) % 2 * 100
+    coverage = np.zeros((1, 8, 8), np.int64)
+    coverage[0, :, 4:] = 5
+    shrunk, bits, size_mm = no_finer_than(4, slices, coverage, (1.0, 1.0))
+    assert size_mm == (2.0, 2.0)
+    assert bits.tolist() == [[[0, 0, 5, 5]] * 4]
+    np.testing.assert_allclose(shrunk[0, 1:3, 1:3], 50.0, atol=1e-4)
+
+
+def test_a_long_picture_is_shrunk_alike_in_both_directions() -> None:
+    shrunk, bits, size_mm = no_finer_than(10, np.zeros((2, 10, 20)), np.zeros((2, 10, 20), np.int64), (2.0, 2.0))
+    assert shrunk.shape == bits.shape == (2, 5, 10)
+    assert size_mm == (4.0, 4.0)
+
+
+def test_pictures_that_the_canvas_enlarges_stay_as_they_are() -> None:
+    slices, coverage = np.random.default_rng(0).normal(size=(2, 6, 8)), np.ones((2, 6, 8), np.int64)
+    same, bits, size_mm = no_finer_than(8, slices, coverage, (1.5, 1.5))
+    np.testing.assert_array_equal(same, slices)
+    np.testing.assert_array_equal(bits, coverage)
+    assert size_mm == (1.5, 1.5)
 
 
 def test_a_volume_in_which_everything_is_absent_needs_no_mask(tmp_path: Path) -> None:
