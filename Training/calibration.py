@@ -1,7 +1,11 @@
-"""Fit what presence means: temperature, bias and threshold, on validation slices only.
+"""Fit what presence means: temperature, bias and thresholds, on validation slices only.
 
 A presence logit orders slices well long before its sigmoid is a probability. Two numbers repair that (Platt,
-1999); the threshold is then the lowest at which the asked share of absent concepts is turned down.
+1999). Two thresholds follow, for two questions:
+
+- is the concept in the volume at all? The lowest presence at which the asked share of absent concepts is
+  turned down: saying "found" of what is not there is the worse error;
+- is it on this slice, given that it is in the volume? Even odds: to miss a slice is as wrong as to add one.
 """
 
 from __future__ import annotations
@@ -20,12 +24,19 @@ THRESHOLD_RANGE = (0.3, 0.9)
 """A threshold outside would say that presence was not learned; calibration must not hide that."""
 
 
-def fit_calibration(logits: np.ndarray, is_present: np.ndarray) -> SliceCalibration:
-    """Fit ``p = sigmoid(logit / temperature + bias)`` and a threshold.
+EVEN_ODDS = 0.5
+"""Calibrated probability at which a slice is as likely to show the concept as not."""
+
+
+def fit_calibration(logits: np.ndarray, is_present: np.ndarray) -> tuple[SliceCalibration, float]:
+    """Fit ``p = sigmoid(logit / temperature + bias)`` and both thresholds.
 
     Args:
         logits: Presence logits ``(n,)`` of (slice, phrase) pairs.
         is_present: bool ``(n,)``.
+
+    Returns:
+        The calibration with the threshold of a slice, and the threshold of a volume, never below the former.
 
     Raises:
         InputError: Without both present and absent pairs there is nothing to fit.
@@ -42,10 +53,9 @@ def fit_calibration(logits: np.ndarray, is_present: np.ndarray) -> SliceCalibrat
 
     slope, bias = minimize(cross_entropy, np.zeros(2), method="Nelder-Mead").x
     probability = expit(logits * np.exp(slope) + bias)
-    threshold = np.quantile(probability[~present], WANTED_SPECIFICITY)
-    return SliceCalibration(
-        temperature=float(np.exp(-slope)), bias=float(bias), threshold=float(np.clip(threshold, *THRESHOLD_RANGE))
-    )
+    of_volume = float(np.clip(np.quantile(probability[~present], WANTED_SPECIFICITY), *THRESHOLD_RANGE))
+    of_slice = min(EVEN_ODDS, of_volume)
+    return SliceCalibration(temperature=float(np.exp(-slope)), bias=float(bias), threshold=of_slice), of_volume
 
 
 def expected_calibration_error(probability: np.ndarray, is_present: np.ndarray, bins: int = 10) -> float:

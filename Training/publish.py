@@ -74,10 +74,10 @@ def publish(run: Path, out: Path) -> str:
     data = TrainingData.load(config.data)
 
     logits, truth = presence_logits(model, tokenizer, data)
-    calibration = fit_calibration(logits, truth)
+    calibration, of_volume = fit_calibration(logits, truth)
     error = expected_calibration_error(calibration.probability(logits), truth)
-    presence = PresenceSpec(default=calibration, volume=VolumeRule(run_mm=RUN_MM, threshold=calibration.threshold))
-    print(f"presence: {calibration.model_dump()}, calibration error {error:.3f} over {len(truth)} pairs")
+    presence = PresenceSpec(default=calibration, volume=VolumeRule(run_mm=RUN_MM, threshold=of_volume))
+    print(f"presence: {presence.model_dump()}, calibration error {error:.3f} over {len(truth)} pairs")
 
     preprocess = config.data.preprocess.model_dump(mode="json")
 

@@ -27,7 +27,7 @@ def two_normals(
 def test_temperature_and_bias_are_recovered_whatever_the_share_of_present(
     mean_present: float, mean_absent: float, deviation: float
 ) -> None:
-    fitted = fit_calibration(*two_normals(mean_present, mean_absent, deviation))
+    fitted, _ = fit_calibration(*two_normals(mean_present, mean_absent, deviation))
     slope = (mean_present - mean_absent) / deviation**2
     bias = -(mean_present**2 - mean_absent**2) / (2 * deviation**2)
     assert fitted.temperature == pytest.approx(1 / slope, rel=0.06)
@@ -36,28 +36,33 @@ def test_temperature_and_bias_are_recovered_whatever_the_share_of_present(
 
 def test_what_was_fitted_is_calibrated() -> None:
     logits, truth = two_normals(3.0, -1.0, 2.0, present=5000, absent=5000)
-    fitted = fit_calibration(logits, truth)
+    fitted, _ = fit_calibration(logits, truth)
     assert expected_calibration_error(fitted.probability(logits), truth) < 0.02
     raw = 1 / (1 + np.exp(-5 * logits))
     assert expected_calibration_error(raw, truth) > 0.05
 
 
-def test_the_threshold_turns_down_the_wanted_share_of_what_is_absent() -> None:
+def test_the_threshold_of_a_volume_turns_down_the_wanted_share_of_what_is_absent() -> None:
     logits, truth = two_normals(3.0, -1.0, 2.0)
-    fitted = fit_calibration(logits, truth)
-    turned_down = (fitted.probability(logits[~truth]) < fitted.threshold).mean()
-    assert THRESHOLD_RANGE[0] < fitted.threshold < THRESHOLD_RANGE[1]
+    fitted, of_volume = fit_calibration(logits, truth)
+    turned_down = (fitted.probability(logits[~truth]) < of_volume).mean()
+    assert THRESHOLD_RANGE[0] < of_volume < THRESHOLD_RANGE[1]
     assert turned_down == pytest.approx(WANTED_SPECIFICITY, abs=0.002)
 
 
+def test_the_threshold_of_a_slice_is_even_odds_unless_less_is_enough_for_a_volume() -> None:
+    fitted, of_volume = fit_calibration(*two_normals(3.0, -1.0, 2.0))
+    assert fitted.threshold == 0.5 < of_volume
+    fitted, of_volume = fit_calibration(*two_normals(6.0, -6.0, 1.0))
+    assert fitted.threshold == of_volume == THRESHOLD_RANGE[0]
+
+
 def test_the_threshold_stays_where_a_threshold_makes_sense() -> None:
-    hopeless = fit_calibration(*two_normals(0.02, 0.0, 1.0))
-    assert THRESHOLD_RANGE[0] <= hopeless.threshold <= THRESHOLD_RANGE[1]
-    easy = fit_calibration(*two_normals(6.0, -6.0, 1.0))
-    assert easy.threshold == THRESHOLD_RANGE[0]
+    _, hopeless = fit_calibration(*two_normals(0.02, 0.0, 1.0))
+    assert THRESHOLD_RANGE[0] <= hopeless <= THRESHOLD_RANGE[1]
     logits, truth = two_normals(6.0, -6.0, 1.0, absent=100)
     logits[-8:] = 9.0  # eight of a hundred absent ones look as present as can be
-    assert fit_calibration(logits, truth).threshold == pytest.approx(THRESHOLD_RANGE[1], abs=0.02)
+    assert fit_calibration(logits, truth)[1] == pytest.approx(THRESHOLD_RANGE[1], abs=0.02)
 
 
 @pytest.mark.parametrize("truth", [[True, True], [False, False], []])
