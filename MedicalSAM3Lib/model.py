@@ -142,6 +142,12 @@ class MedicalSam3(nn.Module):
         """Detector neck: trunk tokens to three maps. The half-resolution level has no reader; skip it."""
         return _neck(self.detector_model.vision_encoder.neck, tokens_nld, self.grid_size)
 
+    def tracker_pyramid(self, tokens_nld: Tensor) -> Pyramid:
+        """Tracker neck: the same tokens, three maps of its own. The model must have a tracker."""
+        if self.tracker_neck is None:
+            raise ValueError("expected a model with a tracker, got a detector alone")
+        return _neck(self.tracker_neck, tokens_nld, self.grid_size)
+
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> TextFeatures:
         """Encode phrases ``(P, T)`` of token ids, mask 1 at real tokens."""
         features = self.detector_model.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
