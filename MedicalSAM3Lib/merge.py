@@ -1,0 +1,98 @@
+"""Detector and tracker on one slice become one map. Two answers to one question, each with its confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from MedicalSAM3Lib.fusion import SliceMap
+from MedicalSAM3Lib.tracker import Track, TrackedMask
+
+Mode = Literal["detect", "track", "fuse"]
+
+MOST_LOGIT = 8.0
+"""Logits are cut here before they are averaged: one network's excess must not silence the other."""
+
+ABSENT_LOGIT = -4.0
+"""What a detector that sees nothing says of every voxel."""
+
+
+def masks_by_slice(tracks: Iterable[Track]) -> dict[tuple[int, int], list[TrackedMask]]:
+    """(concept, slice) to the masks of all of the concept's tracks there."""
+    masks: dict[tuple[int, int], list[TrackedMask]] = {}
+    for track in tracks:
+        for n, mask in track.masks.items():
+            masks.setdefault((track.concept, n), []).append(mask)
+    return masks
+
+
+def merge(
+    detected: Mapping[tuple[int, int], SliceMap], presence: np.ndarray, tracks: Sequence[Track], mode: Mode
+) -> dict[tuple[int, int], SliceMap]:
+    """Merge all maps of a volume.
+
+    Args:
+        detected: (concept, slice) to the detector's map, where its gate was open.
+        presence: Calibrated presence ``(P, N)``.
+        tracks: All objects.
+        mode: "detect" and "track" take one side alone, "fuse" both by ``merge_slice``.
+    """
+    if mode == "detect":
+        return dict(detected)
+    tracked = masks_by_slice(tracks)
+    if mode == "track":
+        return {key: _of_tracks(masks) for key, masks in tracked.items()}
+    keys = sorted(set(detected) | set(tracked))
+    return {key: merge_slice(detected.get(key), float(presence[key]), tracked.get(key, ())) for key in keys}
+
+
+def merge_slice(detected: SliceMap | None, presence: float, tracked: Sequence[TrackedMask]) -> SliceMap:
+    """Average the logits of both, weighted by how sure each is that the concept is on the slice.
+
+    The detector's weight is presence p where its gate opened; where it stayed closed it says "not here" of every
+    voxel (logit -4) with weight 1 - p. The tracker's is the confidence c of its best object, and its logit is the
+    highest of its objects; where it has no object it says nothing.
+
+    Why: a mean of logits lets the surer side win and, where both are unsure, asks for both; the detector's "no"
+    must count, or a track that runs on beyond the organ would never end; the tracker's silence must not, because a
+    part that the detector alone found may have been too unsure to start a track.
+    """
+    if not tracked:
+        if detected is None:
+            raise ValueError("expected a detection, tracked masks or both, got neither")
+        return detected
+    followed = _of_tracks(tracked)
+    if detected is None:
+        ours, weight = torch.full_like(followed.logits, ABSENT_LOGIT), 1.0 - presence
+    else:
+        ours, weight = detected.logits, presence
+    total = weight + followed.weight
+    if total == 0.0:
+        return followed
+    logits = (weight * _cut(ours) + followed.weight * _cut(followed.logits)) / total
+    sure = max(followed.weight, 0.0 if detected is None else detected.weight)
+    return SliceMap(logits.half(), sure)
+
+
+def agreement(detected: SliceMap | None, tracked: Sequence[TrackedMask]) -> float:
+    """IoU of what both show on a slice; NaN where neither shows anything. Where it is low, a person should look."""
+    one = None if detected is None else detected.logits > 0
+    other = _of_tracks(tracked).logits > 0 if tracked else None
+    if one is None or other is None:
+        shown = other if one is None else one
+        return 0.0 if shown is not None and bool(shown.any()) else float("nan")
+    either = int((one | other).sum())
+    return int((one & other).sum()) / either if either else float("nan")
+
+
+def _of_tracks(masks: Sequence[TrackedMask]) -> SliceMap:
+    """All objects of a concept together."""
+    return SliceMap(torch.stack([mask.logits for mask in masks]).amax(0), max(mask.confidence for mask in masks))
+
+
+def _cut(logits: Tensor) -> Tensor:
+    return logits.float().clamp(-MOST_LOGIT, MOST_LOGIT)

@@ -1,0 +1,90 @@
+"""The separate objects of a concept on a slice, as the detector sees them.
+
+Instances are the queries with a confident score, without doubles. Where the concept's map shows a part that
+no instance covers, that part is an object too: the union of both is what the slice shows of the concept.
+
+Shapes: Q queries, k objects, s side of the model's masks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+DOUBLE_IOU = 0.1
+"""Two instances that overlap more are one object seen twice: SAM3's own threshold."""
+
+COVERED = 0.5
+"""Fraction of a part of the map from which on instances cover it."""
+
+LEAST_PIXELS = 4
+"""Smaller parts of the map, at the mask's own resolution, are specks."""
+
+MOST_OBJECTS = 64
+"""Of one concept on one slice; more would be noise of an untrained model."""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceObjects:
+    """Objects of a concept on a slice: ``logits`` float16 ``(k, s, s)`` in main memory and ``scores`` ``(k,)``, 0..1,
+    the most confident first."""
+
+    logits: Tensor
+    scores: Tensor
+
+    def take(self, index: Tensor) -> SliceObjects:
+        """Those of ``index`` (numbers or a mask)."""
+        return SliceObjects(self.logits[index], self.scores[index])
+
+
+def objects_of(instances: Tensor, scores: Tensor, fused: Tensor, weight: float, confident: float) -> SliceObjects:
+    """Split what the detector says of a pair into objects.
+
+    Args:
+        instances: Mask logits of the queries ``(Q, s, s)``.
+        scores: Query probability times presence ``(Q,)``.
+        fused: Logits of the whole concept on the slice ``(s, s)``.
+        weight: Score of parts that only the map shows.
+        confident: Score above which a query counts.
+    """
+    order = scores.argsort(descending=True)
+    order = order[scores[order] > confident]
+    chosen = _without_doubles(instances[order] > 0)
+    logits, found = instances[order][chosen], scores[order][chosen]
+    parts = _uncovered_parts(
+        fused > 0, (logits > 0).any(0) if len(logits) else torch.zeros_like(fused, dtype=torch.bool)
+    )
+    if len(parts):
+        of_parts = torch.where(parts, fused, -fused.abs())
+        logits = torch.cat([logits, of_parts.to(logits.dtype)])
+        found = torch.cat([found, found.new_full((len(parts),), weight)])
+    order = found.argsort(descending=True, stable=True)[:MOST_OBJECTS]
+    return SliceObjects(logits[order].half().cpu(), found[order].float().cpu())
+
+
+def iou(one: Tensor, others: Tensor) -> Tensor:
+    """IoU of a mask ``(s, s)`` with each of ``(k, s, s)``, bool; 0 where both are empty."""
+    both = (one & others).flatten(1).sum(1)
+    either = (one | others).flatten(1).sum(1)
+    return both / either.clamp(min=1)
+
+
+def _without_doubles(masks: Tensor) -> list[int]:
+    """Numbers of the masks ``(k, s, s)`` that overlap with none before them, nor are empty."""
+    chosen: list[int] = []
+    for number, mask in enumerate(masks):
+        if bool(mask.any()) and (not chosen or float(iou(mask, masks[chosen]).max()) <= DOUBLE_IOU):
+            chosen.append(number)
+    return chosen
+
+
+def _uncovered_parts(mask: Tensor, covered: Tensor) -> Tensor:
+    """Connected parts ``(k, s, s)`` of a mask that are mostly not covered, without specks."""
+    labels, count = ndimage.label(mask.cpu().numpy())
+    parts = torch.from_numpy(labels).to(mask.device)
+    kept = [parts == number for number in range(1, count + 1)]
+    kept = [p for p in kept if int(p.sum()) >= LEAST_PIXELS and float((p & covered).sum()) < COVERED * float(p.sum())]
+    return torch.stack(kept) if kept else mask.new_zeros((0, *mask.shape))

@@ -1,0 +1,250 @@
+"""Carry objects through the volume: from seeds, up and down, by the memory bank.
+
+A volume is not a stream: all slices and all detections are there before the first step. So there is no hot start,
+and no frame-by-frame guess whether an object is new:
+
+    seed      of what no track explains yet, the slice with the most confident detection of each concept; every
+              object on it starts a track
+    walk      each track goes up and down by one slice at a time, all walks together in batches
+    decide    on each slice: follow the tracker, start again from the detector, or end (``decide``)
+    repeat    until every confident detection is explained
+
+A lesion on two slices is a track of two slices. An object that vanishes and returns is two tracks of one concept.
+
+Shapes: B rows, S side of the model's input, s side of its masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from MedicalSAM3Lib.decide import Verdict, decide, explained
+from MedicalSAM3Lib.memory import Direction, MemoryLimits, Recall, out_of_reach, recall
+from MedicalSAM3Lib.objects import SliceObjects
+from MedicalSAM3Lib.structures import OnProgress, Progress
+from MedicalSAM3Lib.tracker_steps import Answer, Recalled, SliceImage
+
+STAGE = "tracking"
+
+NEW_SCORE = 0.5
+"""Score from which a detection that no track explains starts one: SAM3's, where nothing is tracked yet."""
+
+ROWS_AT_ONCE = 16
+
+
+class TrackerNet(Protocol):
+    """The network, bound to the features of one volume; ``BoundTracker`` in the program, a fake in tests."""
+
+    limits: MemoryLimits
+
+    def look(self, slices: Sequence[int]) -> SliceImage:
+        """A row for each slice."""
+
+    def take_mask(self, image: SliceImage, logits_bss: Tensor) -> Answer:
+        """Start from mask logits ``(B, s, s)``."""
+
+    def follow(self, image: SliceImage, recalled: Recalled) -> Answer:
+        """Find the objects by what is remembered."""
+
+    def memorise(self, image: SliceImage, answer: Answer) -> Tensor:
+        """Memories ``(B, L, M)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedMask:
+    """An object on a slice: ``logits`` float16 ``(s, s)`` in main memory, ``confidence`` 0..1, and whether the
+    detector gave it."""
+
+    logits: Tensor
+    confidence: float
+    is_seed: bool
+
+
+@dataclass(slots=True)
+class Track:
+    """One object of a concept, slice by slice."""
+
+    concept: int
+    masks: dict[int, TrackedMask] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What is kept of an object on a slice: memory ``(L, M)`` and pointer ``(C,)``."""
+
+    memory: Tensor
+    pointer: Tensor
+
+
+@dataclass(slots=True)
+class Walk:
+    """A track on its way: what it has seen in one direction. Seeds are shared by both walks of a track."""
+
+    track: Track
+    direction: Direction
+    n: int
+    last: Tensor
+    seeds: dict[int, Remembered]
+    seen: dict[int, Remembered] = field(default_factory=dict)
+
+    def recall(self, limits: MemoryLimits) -> Recall:
+        """What to look at on slice ``n``."""
+        return recall(self.n, self.direction, self.seeds, self.seen, limits)
+
+    def of(self, n: int) -> Remembered:
+        """What is remembered of a slice."""
+        return self.seeds[n] if n in self.seeds else self.seen[n]
+
+
+def track(
+    objects: Mapping[tuple[int, int], SliceObjects], n_slices: int, net: TrackerNet, on_progress: OnProgress
+) -> list[Track]:
+    """Follow all detected objects.
+
+    Args:
+        objects: (concept, slice) to the objects that the detector found there.
+        n_slices: Of the stack.
+        net: The tracker.
+        on_progress: Called before every step; ``done`` counts explained detections. May raise ``Cancelled``.
+    """
+    open_slices = set(objects)
+    tracks: list[Track] = []
+    while seeds := best_slices(objects, open_slices, tracks):
+        walks: list[Walk] = []
+        for concept, n in seeds:
+            open_slices.discard((concept, n))
+            left = _unexplained(objects[concept, n], concept, n, tracks)
+            for new, ways in _start(concept, n, left.take(left.scores >= NEW_SCORE), n_slices, net):
+                tracks.append(new)
+                walks += ways
+        while walks:
+            on_progress(Progress(STAGE, len(objects) - len(open_slices), len(objects)))
+            walks = [walk for batch in _batches(walks, net.limits) for walk in _step(batch, objects, n_slices, net)]
+    on_progress(Progress(STAGE, len(objects), len(objects)))
+    return tracks
+
+
+def best_slices(
+    objects: Mapping[tuple[int, int], SliceObjects], open_slices: set[tuple[int, int]], tracks: Sequence[Track]
+) -> list[tuple[int, int]]:
+    """Of each concept the slice with the most confident unexplained object; closes slices that have none."""
+    best: dict[int, tuple[float, int]] = {}
+    for concept, n in sorted(open_slices):
+        left = _unexplained(objects[concept, n], concept, n, tracks)
+        score = float(left.scores.max()) if len(left.scores) else 0.0
+        if score < NEW_SCORE:
+            open_slices.discard((concept, n))
+        elif concept not in best or score > best[concept][0]:
+            best[concept] = (score, n)
+    return [(concept, n) for concept, (_, n) in sorted(best.items())]
+
+
+def _unexplained(found: SliceObjects, concept: int, n: int, tracks: Sequence[Track]) -> SliceObjects:
+    masks = [track.masks[n].logits for track in tracks if track.concept == concept and n in track.masks]
+    return found.take(~explained(found.logits, masks))
+
+
+def _start(
+    concept: int, n: int, chosen: SliceObjects, n_slices: int, net: TrackerNet
+) -> Iterator[tuple[Track, list[Walk]]]:
+    """A track for each object, with its walks away from the seed, as far as there are slices."""
+    image = net.look([n] * len(chosen.scores))
+    kept = _remember(net, image, net.take_mask(image, chosen.logits))
+    for logits, score, remembered in zip(chosen.logits, chosen.scores.tolist(), kept, strict=True):
+        new = Track(concept, {n: TrackedMask(logits, score, is_seed=True)})
+        seeds = {n: remembered}
+        ways: tuple[Direction, ...] = (1, -1)
+        yield new, [Walk(new, way, n + way, logits > 0, seeds) for way in ways if 0 <= n + way < n_slices]
+
+
+def _batches(walks: Iterable[Walk], limits: MemoryLimits) -> Iterator[list[Walk]]:
+    """Walks that remember equally much go together: attention has no mask for what is missing."""
+
+    def size(walk: Walk) -> tuple[int, int]:
+        return walk.recall(limits).size
+
+    for _, group in groupby(sorted(walks, key=size), key=size):
+        alike = list(group)
+        yield from (alike[first : first + ROWS_AT_ONCE] for first in range(0, len(alike), ROWS_AT_ONCE))
+
+
+def _step(
+    walks: list[Walk], objects: Mapping[tuple[int, int], SliceObjects], n_slices: int, net: TrackerNet
+) -> list[Walk]:
+    """Take all walks of a batch by one slice; returns those that go on."""
+    image = net.look([walk.n for walk in walks])
+    answer = net.follow(image, _gather(walks, n_slices, net.limits))
+    logits, here, iou = answer.logits.half().cpu(), answer.here.cpu(), answer.iou.float().cpu()
+    found = [objects.get((walk.track.concept, walk.n)) for walk in walks]
+    verdicts = [
+        decide(logits[row] > 0, walk.last, bool(here[row] > 0), found[row], _since_seed(walk))
+        for row, walk in enumerate(walks)
+    ]
+    kept = _remember(net, image, answer)
+    reseeded = [row for row, verdict in enumerate(verdicts) if verdict.action == "reseed"]
+    if reseeded:
+        rows = image.take(torch.tensor(reseeded, device=image.coarse.device))
+        given = torch.stack([found[row].logits[verdicts[row].object] for row in reseeded])  # type: ignore[union-attr]
+        for row, remembered in zip(reseeded, _remember(net, rows, net.take_mask(rows, given)), strict=True):
+            kept[row] = remembered
+    going = []
+    for row, (walk, verdict) in enumerate(zip(walks, verdicts, strict=True)):
+        confidence = float(here[row].sigmoid() * iou[row])
+        _write(walk, verdict, logits[row], confidence, found[row], kept[row])
+        walk.n += walk.direction
+        if verdict.action != "end" and 0 <= walk.n < n_slices:
+            _forget(walk, net.limits)
+            going.append(walk)
+    return going
+
+
+def _write(
+    walk: Walk, verdict: Verdict, logits: Tensor, confidence: float, found: SliceObjects | None, kept: Remembered
+) -> None:
+    """Put the verdict into the track and into its memory."""
+    if verdict.action == "end":
+        return
+    if verdict.action == "reseed" and found is not None:
+        logits, confidence = found.logits[verdict.object], float(found.scores[verdict.object])
+        walk.seeds[walk.n] = kept
+    else:
+        walk.seen[walk.n] = kept
+    if verdict.action != "wait":
+        walk.track.masks[walk.n] = TrackedMask(logits, confidence, is_seed=verdict.action == "reseed")
+        walk.last = logits > 0
+
+
+def _forget(walk: Walk, limits: MemoryLimits) -> None:
+    for past in out_of_reach(walk.n, walk.direction, walk.seen, limits):
+        del walk.seen[past]
+
+
+def _since_seed(walk: Walk) -> int:
+    return min(abs(walk.n - seed) for seed in walk.seeds)
+
+
+def _gather(walks: list[Walk], n_slices: int, limits: MemoryLimits) -> Recalled:
+    """Stack what each walk recalls; all recall equally much."""
+    chosen = [walk.recall(limits) for walk in walks]
+    pairs = list(zip(walks, chosen, strict=True))
+    device = walks[0].seeds[next(iter(walks[0].seeds))].memory.device
+    memories = [torch.stack([walk.of(n).memory for n, _ in one.memories]) for walk, one in pairs]
+    pointers = [[walk.of(n).pointer for n, _ in one.pointers] for walk, one in pairs]
+    return Recalled(
+        memories=torch.stack(memories),
+        steps=torch.tensor([[back for _, back in one.memories] for one in chosen], device=device),
+        pointers=torch.stack([torch.stack(row) for row in pointers]),
+        pointer_steps=torch.tensor([[back for _, back in one.pointers] for one in chosen], device=device),
+        reach=min(n_slices, limits.pointers),
+    )
+
+
+def _remember(net: TrackerNet, image: SliceImage, answer: Answer) -> list[Remembered]:
+    memories = net.memorise(image, answer)
+    return [Remembered(memory, pointer) for memory, pointer in zip(memories, answer.pointers, strict=True)]
