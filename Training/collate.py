@@ -39,6 +39,36 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Clip:
+    """One object through T consecutive slices.
+
+    Attributes:
+        masks: bool ``(T, S, S)``, empty where the object is not on the slice.
+        seed: bool ``(S, S)``, what the tracker is told of the first slice.
+    """
+
+    masks: Tensor
+    seed: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """The clips of a batch: its last ``B * T`` slices, clip by clip.
+
+    Attributes:
+        masks: bool ``(B, T, S, S)``.
+        seeds: bool ``(B, S, S)``.
+    """
+
+    masks: Tensor
+    seeds: Tensor
+
+    def to(self, device: torch.device | str) -> Clips:
+        """The same on ``device``."""
+        return Clips(self.masks.to(device, non_blocking=True), self.seeds.to(device))
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Packed samples.
 
@@ -50,6 +80,7 @@ class Batch:
         boxes_cxcywh: ``(T, 4)``, 0..1 of the square input, ordered by pair.
         masks: bool ``(T, S, S)``, ordered alike.
         object_pair: int64 ``(T,)``, the pair that each object belongs to, ascending.
+        clips: What the tracker follows through the last slices, or None.
     """
 
     images: Tensor
@@ -59,6 +90,7 @@ class Batch:
     boxes_cxcywh: Tensor
     masks: Tensor
     object_pair: Tensor
+    clips: Clips | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on ``device``."""
@@ -70,6 +102,7 @@ class Batch:
             self.boxes_cxcywh.to(device),
             self.masks.to(device, non_blocking=True),
             self.object_pair.to(device),
+            None if self.clips is None else self.clips.to(device),
         )
 
 
@@ -92,8 +125,13 @@ def boxes_of_masks(masks_tss: Tensor) -> Tensor:
     return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], 1).float()
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Pack samples; the number of phrases and of objects may differ from slice to slice."""
+def collate(samples: Sequence[Sample], clips: Sequence[Clip] = ()) -> Batch:
+    """Pack samples; the number of phrases and of objects may differ from slice to slice.
+
+    Args:
+        samples: Single slices first, then those of the clips, clip by clip.
+        clips: All of one length.
+    """
     phrases: list[str] = []
     masks: list[Tensor] = []
     pair_slice: list[int] = []
@@ -117,4 +155,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
         boxes_cxcywh=boxes_of_masks(packed),
         masks=packed,
         object_pair=torch.tensor(object_pair, dtype=torch.int64),
+        clips=Clips(torch.stack([c.masks for c in clips]), torch.stack([c.seed for c in clips])) if clips else None,
     )

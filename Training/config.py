@@ -19,10 +19,11 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.preprocess import PreprocessSpec
+from Training.clips import ClipConfig
 from Training.losses import LossConfig
 from Training.transforms import AugmentConfig
 
-Module = Literal["trunk", "neck", "text", "geometry", "encoder", "decoder", "masks", "scoring"]
+Module = Literal["trunk", "neck", "text", "geometry", "encoder", "decoder", "masks", "scoring", "tracker"]
 MODULES: tuple[str, ...] = get_args(Module)
 
 
@@ -36,11 +37,13 @@ class ModelConfig(_Frozen):
     Attributes:
         start_from: Model folder, checkpoint file or name that the registry knows; "" for a new network.
         architecture: Keys of ``transformers``' ``Sam3Config`` for a new network.
+        tracker: Keys of ``Sam3TrackerVideoConfig`` for a new tracker, where the network has none.
         tokenizer: Folder of the tokenizer of a new network; "" for the project's own.
     """
 
     start_from: str = ""
     architecture: dict[str, Any] | None = None
+    tracker: dict[str, Any] | None = None
     tokenizer: str = ""
 
     @model_validator(mode="after")
@@ -67,6 +70,7 @@ class DataConfig(_Frozen):
         volume_weights: How often a volume is drawn; 1 unless named.
         preprocess: What the model sees, as it is written into the model folder.
         augment: How far training pictures depart from the stored ones.
+        clips: Consecutive slices, on which the tracker learns.
     """
 
     manifest: str
@@ -81,6 +85,7 @@ class DataConfig(_Frozen):
     volume_weights: dict[str, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
     preprocess: PreprocessSpec = PreprocessSpec(image_size=1008)
     augment: AugmentConfig = AugmentConfig()
+    clips: ClipConfig = ClipConfig()
 
 
 class OptimConfig(_Frozen):

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from scipy import ndimage
 from torch import Tensor
 
 from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.preprocess import PreprocessSpec, normalise
+from Training.clips import sample_clip
 from Training.collate import Batch, LabelState, Sample, collate
 from Training.manifest import read_manifest
 from Training.phrases import PhraseBank, draw_nonsense
+from Training.pieces import no_pieces, pieces_of
 from Training.synthesis import change_contrast, paint_from_labels
 from Training.transforms import (
     NO_AUGMENTATION,
@@ -134,13 +134,21 @@ class BatchSource:
             first = step * self._config.batch_slices
             chosen = self._slices[first : first + self._config.batch_slices]
             return collate([self._whole_sample(volume, n) for volume, n in chosen])
-        samples = []
-        for row in range(self._config.batch_slices):
-            # Numbered over all ranks: two ranks with a batch of b draw what one rank with 2b draws.
-            number = self._rank * self._config.batch_slices + row
-            rng = np.random.default_rng([self._seed, step, number])
-            samples.append(self._drawn_sample(rng))
-        return collate(samples)
+        samples = [self._drawn_sample(rng) for rng in self._generators(step, 0, self._config.batch_slices)]
+        clips = self._config.clips
+        made = [
+            sample_clip(self._pictures, self._bank, self._config, rng)
+            for rng in self._generators(step, 1, clips.per_step)
+        ]
+        for of_clip, _ in made:
+            samples += of_clip
+        return collate(samples, [clip for _, clip in made])
+
+    def _generators(self, step: int, kind: int, count: int) -> Iterator[np.random.Generator]:
+        """Numbered over all ranks: two ranks with a batch of b draw what one rank with 2b draws."""
+        for number in range(self._rank * count, (self._rank + 1) * count):
+            # Single slices are kind 0 and keep the numbers they had before there were clips.
+            yield np.random.default_rng([self._seed, step, number] + [kind] * (kind > 0))
 
     def prefetched(self, first_step: int, last_step: int, workers: int = 2) -> Iterator[Batch]:
         """Batches of ``first_step`` up to, not including, ``last_step``, made ahead in threads."""
@@ -167,11 +175,11 @@ class BatchSource:
             if not pool or (negative and rng.random() < self._config.nonsense):
                 phrases.append(draw_nonsense(rng, concepts))
                 states.append(LabelState.ABSENT)
-                masks.append(_no_objects(picture.bits))
+                masks.append(no_pieces(picture.bits))
                 continue
             weights = self._weights(pool, None if negative else picture.bits)
             chosen = pool.pop(int(rng.choice(len(pool), p=weights)))
-            objects = _no_objects(picture.bits) if negative else self._objects(picture.bits, chosen)
+            objects = no_pieces(picture.bits) if negative else self._objects(picture.bits, chosen)
             phrases.append(self._bank.draw(concepts[chosen], rng))
             masks.append(objects)
             # A structure that the canvas cut off or shrank to a few pixels is neither present nor absent.
@@ -204,20 +212,8 @@ class BatchSource:
         return weights / weights.sum()
 
     def _objects(self, bits: np.ndarray, concept: int, smallest: int | None = None) -> Tensor:
-        """Connected pieces ``(objects, S, S)`` of a concept, largest first, without specks."""
-        labels, count = ndimage.label((bits >> concept) & 1)
-        sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
         limit = self._config.min_object_pixels if smallest is None else smallest
-        kept = [label + 1 for label in np.argsort(-sizes, kind="stable") if sizes[label] >= limit]
-        kept = kept[: self._config.max_objects]
-        if not kept:
-            return _no_objects(bits)
-        return torch.from_numpy(np.stack([labels == label for label in kept]))
-
-
-def _no_objects(bits: np.ndarray) -> Tensor:
-    """Masks of a concept that is not there: bool ``(0, S, S)``."""
-    return torch.zeros(0, *bits.shape, dtype=torch.bool)
+        return pieces_of(bits, concept, limit, self._config.max_objects)
 
 
 @dataclass(frozen=True)

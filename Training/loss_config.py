@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from Training.mask_losses import MaskSize
 from Training.matchers import HungarianConfig, OneToManyConfig
+from Training.track_losses import TrackLossConfig
 
 
 class LossConfig(BaseModel):
@@ -28,6 +29,8 @@ class LossConfig(BaseModel):
         mask_focal, mask_dice: Instance masks; 0 is the paper's, 200 and 10 are SAM3's.
         mask_loss_size: Compare masks at the size of the target or of the logits.
         point_sampling: Compare instance masks at so many points only; 0 is everywhere.
+        detector: Off, the detector stays as it is and the tracker alone learns, from clips.
+        track: What the tracker is told on clips.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +67,9 @@ class LossConfig(BaseModel):
     point_sampling: int = Field(0, ge=0)
     point_oversample: float = Field(3.0, ge=1)
     point_importance: float = Field(0.75, ge=0, le=1)
+
+    detector: bool = True
+    track: TrackLossConfig = TrackLossConfig()
 
     @property
     def with_masks(self) -> bool:

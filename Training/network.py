@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import Sam3Config
+from transformers import Sam3Config, Sam3TrackerVideoConfig
 
 from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.model import MedicalSam3
@@ -21,18 +21,69 @@ def build_network(config: ModelConfig, seed: int) -> tuple[MedicalSam3, Tokenize
         SettingsError: The architecture has a key that SAM3 does not know.
         WeightsError: ``start_from`` is no checkpoint that can be loaded strictly.
     """
+    from Training.warmstart import initialise
+
+    torch.manual_seed(seed)
     if config.architecture is None:
         from MedicalSAM3Lib.registry import load_model
 
         loaded = load_model(config.start_from, device="cpu", speed="exact")
-        return loaded.model, loaded.tokenizer
+        model = loaded.model if config.tracker is None else with_tracker(loaded.model, config.tracker)
+        return model, loaded.tokenizer
     from MedicalSAM3Lib.resources import resource
-    from Training.warmstart import initialise
 
-    torch.manual_seed(seed)
-    model = MedicalSam3(make_architecture(config.architecture))
+    architecture = make_architecture(config.architecture)
+    model = MedicalSam3(architecture, None if config.tracker is None else make_tracker(architecture, config.tracker))
     initialise(model)
     return model, load_tokenizer(config.tokenizer or resource("tokenizer"))
+
+
+def with_tracker(model: MedicalSam3, values: Mapping[str, Any]) -> MedicalSam3:
+    """The same detector with a new tracker beside it.
+
+    Raises:
+        SettingsError: The model has a tracker already, or a key is unknown.
+    """
+    from Training.warmstart import initialise
+
+    if model.has_tracker:
+        raise SettingsError(
+            "model.tracker: expected a model without a tracker, got one that has its own; leave it out."
+        )
+    whole = MedicalSam3(model.config, make_tracker(model.config, values))
+    initialise(whole)
+    whole.detector_model.load_state_dict(model.detector_model.state_dict(), strict=True)
+    return whole
+
+
+def make_tracker(architecture: Sam3Config, values: Mapping[str, Any]) -> Sam3TrackerVideoConfig:
+    """A tracker's configuration that fits a detector: same trunk, same width, same size of the picture.
+
+    Raises:
+        SettingsError: A key is unknown.
+    """
+    width, side = architecture.vision_config.fpn_hidden_size, architecture.image_size
+    patch = architecture.vision_config.backbone_config.patch_size
+    fitting: dict[str, Any] = {
+        "vision_config": architecture.vision_config.to_dict(),
+        "image_size": side,
+        "prompt_encoder_config": {"hidden_size": width, "image_size": side, "patch_size": patch},
+        "mask_decoder_config": {"hidden_size": width, "iou_head_hidden_dim": width},
+        "memory_attention_hidden_size": width,
+        "memory_attention_rope_feat_sizes": [side // patch, side // patch],
+        "memory_encoder_hidden_size": width,
+        "mask_downsampler_embed_dim": width,
+        "memory_fuser_embed_dim": width,
+    }
+    unknown: list[str] = []
+    known = _merge(
+        Sam3TrackerVideoConfig().to_dict(), {k: v for k, v in fitting.items() if k != "vision_config"}, "", []
+    )
+    merged = _merge(known | {"vision_config": fitting["vision_config"]}, values, "", unknown)
+    if unknown:
+        names = ", ".join(unknown)
+        raise SettingsError(f"model.tracker: expected keys of Sam3TrackerVideoConfig, got {names}; correct them.")
+    return Sam3TrackerVideoConfig.from_dict(merged)
 
 
 def make_architecture(values: Mapping[str, Any]) -> Sam3Config:

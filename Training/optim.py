@@ -32,6 +32,7 @@ MODULE_PREFIXES: dict[str, tuple[str, ...]] = {
     "decoder": ("detector_model.detr_decoder.",),
     "masks": ("detector_model.mask_decoder.",),
     "scoring": ("detector_model.dot_product_scoring.",),
+    "tracker": ("tracker_model.", "tracker_neck."),
 }
 
 _BLOCK = re.compile(r"vision_encoder\.backbone\.layers\.(\d+)\.")

@@ -6,15 +6,19 @@ N slices, P different phrases, B (slice, phrase) pairs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.model import MedicalSam3, Pyramid, TextFeatures
 from MedicalSAM3Lib.text import Tokenizer
 from Training.collate import Batch
 from Training.forward import forward_train, freeze_unused
 from Training.losses import LossConfig, compute_losses, global_counts
+from Training.track_losses import track_losses
+from Training.tracking import track_clips
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +41,50 @@ def encode_phrases(phrases: tuple[str, ...], tokenizer: Tokenizer) -> Phrases:
     return Phrases(input_ids, attention_mask, torch.tensor([row[phrase] for phrase in phrases]))
 
 
-def encode_pairs(model: MedicalSam3, batch: Batch, phrases: Phrases) -> tuple[Pyramid, TextFeatures]:
-    """Pyramid and text of each pair: the trunk runs once per slice, the text encoder once per phrase."""
-    pyramid = model.pyramid(model.encode_trunk(batch.images)).take(batch.pair_slice)
+def encode_pairs(
+    model: MedicalSam3, batch: Batch, phrases: Phrases, tokens: Tensor | None = None
+) -> tuple[Pyramid, TextFeatures]:
+    """Pyramid and text of each pair: the trunk runs once per slice (or has run), the text encoder once per phrase."""
+    tokens = model.encode_trunk(batch.images) if tokens is None else tokens
+    pyramid = model.pyramid(tokens).take(batch.pair_slice)
     text = model.encode_text(phrases.input_ids, phrases.attention_mask).take(phrases.pair_phrase)
     return pyramid, text
 
 
-def freeze_idle(model: MedicalSam3, losses: LossConfig) -> None:
+def freeze_idle(model: MedicalSam3, losses: LossConfig, *, with_clips: bool = False) -> None:
     """Freeze what the objective cannot teach.
 
     Without a loss on instance masks their head has a zero gradient; weight decay alone would wear down
-    what it knows.
+    what it knows. Without clips nothing teaches the tracker.
+
+    Raises:
+        SettingsError: Nothing would be left to learn, or there are clips and no tracker.
     """
     freeze_unused(model, with_masks=losses.with_masks)
+    if with_clips:
+        if not model.has_tracker:
+            raise SettingsError("data.clips: expected a model with a tracker, got none; set model.tracker.")
+        thaw_tracker(model)
+    if not losses.detector:
+        if not with_clips:
+            raise SettingsError("losses.detector: expected clips where the detector learns nothing, got none.")
+        model.detector_model.requires_grad_(False)
     if losses.mask_focal == losses.mask_dice == 0:
         head = model.detector_model.mask_decoder
         head.mask_embedder.requires_grad_(False)
         head.instance_projection.requires_grad_(False)
+
+
+def thaw_tracker(model: MedicalSam3) -> None:
+    """Let the tracker learn, but for what no step from a mask reads: clicks, the first mask of four (a click's
+    answer when there are several), a slice without memory, and the neck's unused level."""
+    tracker: Any = model.tracker_model
+    neck: Any = model.tracker_neck
+    tracker.requires_grad_(True)
+    neck.requires_grad_(True)
+    idle = (neck.fpn_layers[-1], tracker.prompt_encoder.point_embed, tracker.mask_decoder.output_hypernetworks_mlps[0])
+    for part in (*idle, tracker.no_memory_embedding, tracker.no_memory_positional_encoding):
+        part.requires_grad_(False)
 
 
 class TrainStep(nn.Module):
@@ -78,9 +108,23 @@ class TrainStep(nn.Module):
         Every denominator is the mean of the ranks' counts, so that the mean of their gradients is the
         gradient of all their data taken together.
         """
+        losses, terms = self._losses, {}
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self._autocast):
-            pyramid, text = encode_pairs(self.model, batch, phrases)
-            outputs = forward_train(
-                self.model, pyramid, text, one_to_many=self._losses.one_to_many, with_masks=self._losses.with_masks
-            )
-        return compute_losses(outputs, batch, self._losses, global_counts(batch))
+            tokens = self._trunk(batch.images)
+            if losses.detector:
+                pyramid, text = encode_pairs(self.model, batch, phrases, tokens)
+                outputs = forward_train(self.model, pyramid, text, losses.one_to_many, losses.with_masks)
+            if batch.clips is not None:
+                count, length = batch.clips.masks.shape[:2]
+                of_clips = tokens[-count * length :].unflatten(0, (count, length))
+                answers = track_clips(self.model, of_clips, batch.clips.seeds)
+        if losses.detector:
+            terms |= compute_losses(outputs, batch, losses, global_counts(batch))
+        if batch.clips is not None:
+            terms |= track_losses(answers, batch.clips.masks, losses.track)
+        return terms
+
+    def _trunk(self, images: Tensor) -> Tensor:
+        """Trunk tokens; without a graph where the detector learns nothing."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._losses.detector):
+            return self.model.encode_trunk(images)

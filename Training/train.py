@@ -106,7 +106,7 @@ def train(
 ) -> None:
     """Train to the last step, or to the next one after SIGTERM; what was done is in ``run.out``."""
     total = config.run.steps or math.ceil((config.run.epochs or 0) * len(data.train))
-    freeze_idle(model, config.losses)
+    freeze_idle(model, config.losses, with_clips=config.data.clips.per_step > 0)
     model.to(ranks.device).train()
     optimizer = Optimizer(groups := build_groups(model, config.optim), config.optim, total)
     if ranks.is_main:

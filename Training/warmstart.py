@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,32 @@ def initialise(model: MedicalSam3) -> None:
     nn.init.zeros_(decoder.box_head.layer3.weight)
     nn.init.normal_(detector.mask_decoder.mask_embedder.layers[-1].weight, std=0.002)
     nn.init.constant_(detector.mask_decoder.semantic_projection.bias, -2.0)
+    if model.tracker_model is not None:
+        initialise_tracker(model.tracker_model)
+
+
+def initialise_tracker(tracker: Any) -> None:
+    """Tokens of unit size, and memory that is heard from the first step.
+
+    ``transformers`` starts the positions in time and the blank pointers at 0 and scales what the fuser adds by a
+    millionth, again for weights that are loaded over it.
+    """
+    for token in (
+        tracker.mask_decoder.iou_token,
+        tracker.mask_decoder.mask_tokens,
+        tracker.mask_decoder.obj_score_token,
+    ):
+        nn.init.normal_(token.weight, std=1.0)
+    nn.init.normal_(tracker.prompt_encoder.no_mask_embed.weight, std=0.1)
+    for blank in (
+        tracker.memory_temporal_positional_encoding,
+        tracker.no_object_pointer,
+        tracker.occlusion_spatial_embedding_parameter,
+    ):
+        if blank is not None:
+            nn.init.trunc_normal_(blank, std=0.02)
+    for block in tracker.memory_encoder.memory_fuser.layers:
+        nn.init.constant_(block.scale, 0.1)
 
 
 def warm_start_once(
