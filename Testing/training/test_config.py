@@ -48,7 +48,7 @@ def test_a_saved_configuration_gives_the_same_one(recipe: Path) -> None:
         ("optim.learning_rate=1", "optim.learning_rate"),
         ("nonsense=1", "nonsense"),
         ("optim.lr=-1", "optim.lr"),
-        ("optim.module_lr.tracker=1e-4", "module_lr.tracker"),
+        ("optim.module_lr.nose=1e-4", "module_lr.nose"),
         ("optim.module_lr.trunk=0", "module_lr.trunk"),
         ("run.precision=fp16", "run.precision"),
         ("run.epochs=3", "either steps or epochs"),
