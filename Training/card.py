@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from Training.checkpoints import Meta
@@ -51,9 +52,8 @@ def make_card(
         _METHOD,
         _summary_table(summary),
         _concept_table(held_out, unseen),
-        f"Trained for {config.warm_start.steps} steps of dense warm start ({config.warm_start.batch_slices} slices a "
-        f"step) and {meta.step} steps of the full objective ({config.data.batch_slices * meta.world_size} slices a "
-        f"step), seed {config.run.seed}.\n",
+        _training(config, meta),
+        *_earlier(config),
         *_changes(config),
     ]
     return "\n".join(parts), summary
@@ -76,6 +76,31 @@ def _summary(scores: Scores) -> dict[str, Any]:
         "nonsense_asked": scores.nonsense.asked,
         "dice": {name: round(overlap.dice, 4) for name, overlap in sorted(scores.overlaps.items())},
     }
+
+
+_TRAINED = "Trained for "
+
+
+def _training(config: TrainConfig, meta: Meta) -> str:
+    warm, slices = config.warm_start, config.data.batch_slices * meta.world_size
+    before = f"{warm.steps} steps of dense warm start ({warm.batch_slices} slices a step) and " if warm.steps else ""
+    return (
+        f"{_TRAINED}{before}{meta.step} steps of the full objective ({slices} slices a step), seed {config.run.seed}.\n"
+    )
+
+
+def _earlier(config: TrainConfig) -> list[str]:
+    """What the weights had been through before, as the card of the model says that the run started from."""
+    if not config.model.start_from:
+        return []
+    card = Path(config.model.start_from) / "README.md"
+    lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
+    told = [line.removeprefix(_TRAINED) for line in lines if line.startswith(_TRAINED)]
+    return (
+        [f"The run started from the weights of an earlier one, which had been trained for {told[0]}\n"]
+        if told
+        else ["The run started from the weights of another model.\n"]
+    )
 
 
 def _changes(config: TrainConfig) -> list[str]:

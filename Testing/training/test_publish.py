@@ -17,7 +17,7 @@ from Testing.training.data_world import SPEC, labelled, write_world
 from Training import publish, train
 from Training.card import make_card
 from Training.checkpoints import Meta
-from Training.config import TrainConfig, make_config
+from Training.config import TrainConfig, WarmStartConfig, make_config
 from Training.data import TrainingData
 from Training.manifest import read_manifest, write_manifest
 from Training.publish import best_checkpoint, examine, load_network, presence_logits
@@ -188,3 +188,24 @@ def test_the_card_says_when_a_run_went_on_under_other_settings(world: Path) -> N
     manifest = read_manifest(world / "manifest.parquet")
     card, _ = make_card(changed, meta(step=2), manifest, held_out=Scores(), unseen=Scores())
     assert "went on with other values of `optim.lr`" in card
+
+
+def test_the_card_says_what_the_weights_had_been_through_before(world: Path) -> None:
+    earlier = world / "earlier"
+    earlier.mkdir()
+    manifest = read_manifest(world / "manifest.parquet")
+
+    def card_of(start_from: Path) -> str:
+        config = config_of(world)
+        model = config.model.model_copy(update={"start_from": str(start_from), "architecture": None})
+        config = config.model_copy(update={"model": model, "warm_start": WarmStartConfig(steps=0)})
+        return make_card(config, meta(step=9), manifest, held_out=Scores(), unseen=Scores())[0]
+
+    assert "The run started from the weights of another model." in card_of(earlier)
+    (earlier / "README.md").write_text(
+        "# Card\n\nTrained for 5 steps of the full objective, seed 1.\n", encoding="utf-8"
+    )
+    card = card_of(earlier)
+    assert "Trained for 9 steps of the full objective (4 slices a step), seed 7." in card
+    assert "weights of an earlier one, which had been trained for 5 steps of the full objective, seed 1." in card
+    assert str(world) not in card

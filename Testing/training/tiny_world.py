@@ -10,46 +10,22 @@ import numpy as np
 import torch
 
 from MedicalSAM3Lib.model import MedicalSam3
+from Testing.lib.small_world import SIDE, small_config
 from Training.collate import Batch, LabelState, Sample, collate
 from Training.config import TrainConfig, make_config
 from Training.network import make_architecture
 from Training.train import Data
 
-SIDE = 56
 
-_SMALL: dict[str, Any] = {"hidden_size": 16, "num_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+def _architecture() -> dict[str, Any]:
+    """The small network of the library's tests, with a vocabulary of 64 and a second decoder layer."""
+    config = small_config()
+    config["text_config"] |= {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 63}
+    config["detr_decoder_config"] = {**config["detr_decoder_config"], "num_layers": 2}
+    return config
 
-ARCHITECTURE: dict[str, Any] = {
-    "vision_config": {
-        "backbone_config": {
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": SIDE,
-            "patch_size": 14,
-            "window_size": 2,
-            "global_attn_indexes": [1],
-            "pretrain_image_size": 28,
-        },
-        "fpn_hidden_size": 16,
-        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
-    },
-    "text_config": {
-        "vocab_size": 64,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "projection_dim": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "bos_token_id": 0,
-        "eos_token_id": 63,
-    },
-    "geometry_encoder_config": _SMALL,
-    "detr_encoder_config": _SMALL,
-    "detr_decoder_config": {**_SMALL, "num_layers": 2, "num_queries": 5},
-    "mask_decoder_config": {"hidden_size": 16, "num_attention_heads": 2},
-}
+
+ARCHITECTURE = _architecture()
 
 
 def tiny_model(seed: int = 0) -> MedicalSam3:
