@@ -18,6 +18,7 @@ _HOMES = {
     "load_model": "registry",
     "read_volume": "files",
     "write_segmentation": "files",
+    "FeatureCache": "feature_cache",
     "SegmentSettings": "config",
     "Volume": "structures",
     "Segmentation": "structures",

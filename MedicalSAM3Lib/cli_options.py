@@ -95,7 +95,10 @@ Roi = Annotated[
 MemoryBudget = Annotated[
     float | None,
     typer.Option(
-        "--memory-budget", metavar="GB", rich_help_panel=RUN, help="Memory for features; default: 70 % of what is free."
+        "--memory-budget",
+        metavar="GB",
+        rich_help_panel=RUN,
+        help="Memory for features, by default 70 % of what is free; the others go to a temporary file.",
     ),
 ]
 Overlap = Annotated[

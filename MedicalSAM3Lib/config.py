@@ -34,7 +34,8 @@ class SegmentSettings(BaseModel):
         overlap: "exclusive" gives a voxel to its most confident concept, "keep" lets masks overlap.
         instances: Keep the objects of a concept apart as segments of their own.
         presence_threshold: Overrides the model's calibrated threshold (0..1).
-        memory_budget_gb: Memory for cached features; None = from the machine.
+        memory_budget_gb: Memory for the features of a volume in 10^9 bytes, None = from the machine; what
+            exceeds it lies in a temporary file. Changes no result.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,7 +83,7 @@ class SegmentSettings(BaseModel):
 
     def digest(self) -> str:
         """SHA-256 over all settings that change the result; equal settings give equal digests."""
-        return hashlib.sha256(self.model_dump_json(exclude={"device"}).encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude={"device", "memory_budget_gb"}).encode()).hexdigest()
 
 
 def make_settings(**values: object) -> SegmentSettings:

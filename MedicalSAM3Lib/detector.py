@@ -21,6 +21,7 @@ from MedicalSAM3Lib.model import MedicalSam3, Pyramid, TextFeatures
 from MedicalSAM3Lib.presence import SliceCalibration
 from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.structures import OnProgress, Progress
+from MedicalSAM3Lib.text_cache import TextCache
 
 STAGE = "detection"
 
@@ -64,10 +65,25 @@ class Question:
     rule: Rule
 
 
-def encode_text(net: MedicalSam3, input_ids: Tensor, attention_mask: Tensor, runtime: Runtime) -> TextFeatures:
-    """Encode P phrases ``(P, T)``, in float32: it is done once, and the whole volume hangs on it."""
-    with replace(runtime, dtype=torch.float32).computing():
-        return net.encode_text(input_ids.to(runtime.device), attention_mask.to(runtime.device))
+def encode_text(
+    net: MedicalSam3, input_ids: Tensor, attention_mask: Tensor, runtime: Runtime, cache: TextCache | None = None
+) -> TextFeatures:
+    """Encode P phrases ``(P, T)`` in float32: it is done once, and the whole volume hangs on it.
+
+    Each goes through the network by itself, so that no bit depends on which others are asked, or known already.
+    """
+    ids, mask = input_ids.to(runtime.device), attention_mask.to(runtime.device)
+    tokens = []
+    for row in range(len(ids)):
+        phrase = slice(row, row + 1)
+        encoded = cache.find(input_ids[row], attention_mask[row]) if cache else None
+        if encoded is None:
+            with replace(runtime, dtype=torch.float32).computing():
+                encoded = net.encode_text(ids[phrase], mask[phrase]).tokens[0]
+            if cache:
+                cache.add(input_ids[row], attention_mask[row], encoded)
+        tokens.append(encoded.to(runtime.device))
+    return TextFeatures(torch.stack(tokens), mask.bool())
 
 
 def detect(
@@ -138,6 +154,10 @@ def _pairs(n_rows: int, n_concepts: int, at_once: int) -> Iterator[tuple[Tensor,
 
 
 def _pairs_at_once(net: MedicalSam3, text: TextFeatures, runtime: Runtime) -> int:
+    if runtime.dtype == torch.float32:
+        # Batches of other sizes round otherwise, and a rounding can turn a voxel on the rim of a mask: what is
+        # promised exact must not depend on which concepts are asked together, or one after the other.
+        return 1
     values = 21 * net.grid_size**2 * text.tokens.shape[-1]  # levels of 4, 2 and 1 times the grid: 16 + 4 + 1
     most = max(1, _CPU_VALUES // values) if runtime.device.type == "cpu" else _MOST_PAIRS
     return runtime.batch_size(_ACTIVATIONS * 4 * values, min(most, _MOST_PAIRS))

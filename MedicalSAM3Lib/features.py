@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from MedicalSAM3Lib.errors import RunError
-from MedicalSAM3Lib.guards import available_memory_bytes
+from MedicalSAM3Lib.feature_cache import FeatureCache, feature_key, memory_budget
+from MedicalSAM3Lib.feature_store import FeatureStore
 from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.structures import OnProgress, Progress
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.model import MedicalSam3
+    from MedicalSAM3Lib.model_folder import LoadedModel
     from MedicalSAM3Lib.stack import SliceStack
 
 STAGE = "features"
@@ -28,20 +31,62 @@ _ACTIVATIONS = 16
 
 @dataclass(frozen=True, slots=True)
 class TrunkFeatures:
-    """Trunk tokens of every slice, kept in main memory in the run's number format.
+    """Trunk tokens of every slice, in the run's number format.
 
     The trunk's output is kept rather than the pyramid, which is five times larger and a fifteenth of the cost.
+    At the end of a ``with`` block memory and disk are given back, unless a cache keeps the tokens.
     """
 
-    _tokens: Tensor
-    _runtime: Runtime
+    _store: FeatureStore
+    _device: torch.device
+    _is_cached: bool = False
 
     def __len__(self) -> int:
-        return len(self._tokens)
+        return len(self._store)
 
     def tokens(self, indices: slice) -> Tensor:
-        """Tokens ``(n, L, D)`` of some slices, on the run's device."""
-        return self._tokens[indices].to(self._runtime.device)
+        """Copy the tokens ``(n, L, D)`` of some slices to the run's device."""
+        return self._store.tokens(indices).to(self._device)
+
+    def take(self, numbers: Iterable[int]) -> Tensor:
+        """Copy the tokens ``(n, L, D)`` of slices in any order to the run's device."""
+        return self._store.take(numbers).to(self._device)
+
+    def __enter__(self) -> TrunkFeatures:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_cached:
+            self._store.close()
+
+
+def cached_features(
+    stack: SliceStack,
+    model: LoadedModel,
+    runtime: Runtime,
+    on_progress: OnProgress,
+    budget_gb: float | None = None,
+    cache: FeatureCache | None = None,
+) -> TrunkFeatures:
+    """Take the features of a stack from the cache, or run the trunk and keep them there.
+
+    Args:
+        budget_gb: As for ``encode``.
+        cache: None, or weights whose hash is not known, runs the trunk and keeps nothing.
+
+    Raises:
+        RunError, Cancelled: As ``encode``; the cache then has nothing of this stack.
+    """
+    if cache is None or not model.weights_hash:
+        return encode(stack, model.model, runtime, on_progress, budget_gb)
+    key = feature_key(stack, model.weights_hash, runtime)
+    store = cache.find(key)
+    if store is None:
+        store = cache.add(key, _run_trunk(stack, model.model, runtime, on_progress, budget_gb, cache))
+    else:
+        for done in (0, len(stack)):
+            on_progress(Progress(STAGE, done, len(stack)))
+    return TrunkFeatures(store, runtime.device, _is_cached=True)
 
 
 def encode(
@@ -49,35 +94,46 @@ def encode(
 ) -> TrunkFeatures:
     """Run the trunk over all slices in batches.
 
+    Args:
+        budget_gb: Memory for tokens in 10^9 bytes; those of further slices lie in a temporary file. None = from
+            the machine.
+
     Raises:
-        RunError: The tokens of all slices do not fit into the memory budget, or the device is full.
+        RunError: The device or the disk is full.
         Cancelled: From ``on_progress``.
     """
+    return TrunkFeatures(_run_trunk(stack, net, runtime, on_progress, budget_gb), runtime.device)
+
+
+def _run_trunk(
+    stack: SliceStack,
+    net: MedicalSam3,
+    runtime: Runtime,
+    on_progress: OnProgress,
+    budget_gb: float | None,
+    cache: FeatureCache | None = None,
+) -> FeatureStore:
     on_progress(Progress(STAGE, 0, len(stack)))
     # The first slice goes alone: its tokens tell how much memory the others need.
     first = _encode_batch(stack, slice(0, 1), net, runtime)
-    _check_memory(first.nbytes * len(stack), len(stack), budget_gb)
-    tokens = first.new_empty((len(stack), *first.shape[1:]), device="cpu")
-    tokens[:1] = first
-    most = max(1, _CPU_TOKENS // first.shape[1]) if runtime.device.type == "cpu" else _MOST_SLICES
-    size = runtime.batch_size(_ACTIVATIONS * 4 * first.numel(), most)
-    for start in range(1, len(stack), size):
-        on_progress(Progress(STAGE, start, len(stack)))
-        batch = slice(start, min(start + size, len(stack)))
-        tokens[batch] = _encode_batch(stack, batch, net, runtime)
-    on_progress(Progress(STAGE, len(stack), len(stack)))
-    return TrunkFeatures(tokens, runtime)
+    needed = first.nbytes * len(stack)
+    room = needed if cache is None else cache.make_room(needed)
+    store = FeatureStore(len(stack), first.shape[1:], first.dtype, min(room, memory_budget(budget_gb)))
+    try:
+        store.put(slice(0, 1), first)
+        most = max(1, _CPU_TOKENS // first.shape[1]) if runtime.device.type == "cpu" else _MOST_SLICES
+        size = runtime.batch_size(_ACTIVATIONS * 4 * first.numel(), most)
+        for start in range(1, len(stack), size):
+            on_progress(Progress(STAGE, start, len(stack)))
+            batch = slice(start, min(start + size, len(stack)))
+            store.put(batch, _encode_batch(stack, batch, net, runtime))
+        on_progress(Progress(STAGE, len(stack), len(stack)))
+    except BaseException:  # cancelled, too: half of the slices are of no use to anybody
+        store.close()
+        raise
+    return store
 
 
 def _encode_batch(stack: SliceStack, batch: slice, net: MedicalSam3, runtime: Runtime) -> Tensor:
     with runtime.computing():
         return net.encode_trunk(stack.batch(batch, runtime.device)).to(runtime.dtype)
-
-
-def _check_memory(needed: int, n_slices: int, budget_gb: float | None) -> None:
-    budget = 0.7 * available_memory_bytes() if budget_gb is None else budget_gb * 1e9
-    if needed > budget:
-        raise RunError(
-            f"The features of {n_slices} slices need {needed / 1e9:.1f} GB, {budget / 1e9:.1f} GB may be used; "
-            "ask for a range of slices, or raise the memory budget."
-        )

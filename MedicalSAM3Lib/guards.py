@@ -13,10 +13,14 @@ import numpy as np
 from MedicalSAM3Lib.errors import InputError
 
 CGROUP_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
 )
-"""Limit and use of a container's memory (cgroup version 2, then 1)."""
+"""Limit, use and what is used for, of a container's memory (cgroup version 2, then 1)."""
 
 
 class _WindowsMemory(ctypes.Structure):
@@ -40,14 +44,20 @@ def available_memory_bytes() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    for limit_file, use_file in CGROUP_FILES:
+    for limit_file, use_file, stat_file in CGROUP_FILES:
         try:
-            limit, used = Path(limit_file).read_text().strip(), Path(use_file).read_text().strip()
+            limit, used, parts = (Path(name).read_text().strip() for name in (limit_file, use_file, stat_file))
         except OSError:
             continue
         if limit.isdigit():
-            free = min(free, max(int(limit) - int(used), 0))
+            free = min(free, max(int(limit) - int(used) + _file_pages_bytes(parts), 0))
     return free
+
+
+def _file_pages_bytes(memory_stat: str) -> int:
+    """Copies of files that the system keeps while nobody needs the memory: used, yet free to take."""
+    sizes = dict(line.split() for line in memory_stat.splitlines())
+    return int(sizes.get("active_file", 0)) + int(sizes.get("inactive_file", 0))
 
 
 def require_memory(shape: Sequence[int], bytes_per_voxel: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from MedicalSAM3Lib.architecture import read_json
 from MedicalSAM3Lib.model_folder import (
     CARD_FILE,
     SUMS_FILE,
@@ -104,12 +106,18 @@ def _tokenizer_folder(source: Path) -> Path:
 
 
 def _hash_of(path: Path) -> str:
-    """SHA-256 of a file; of a folder, that of its weights file or of the index of its shards."""
+    """SHA-256 of a file; of a folder, that of its weights file, or of the hashes of its shards.
+
+    The index of the shards says nothing of their content: it is the same before and after fine-tuning.
+    """
     from MedicalSAM3Lib.tensor_files import INDEX_FILE, WHOLE_FILE
 
-    if path.is_dir():
-        path = path / (WHOLE_FILE if (path / WHOLE_FILE).is_file() else INDEX_FILE)
-    return sha256_of(path)
+    if path.is_file():
+        return sha256_of(path)
+    if (path / WHOLE_FILE).is_file():
+        return sha256_of(path / WHOLE_FILE)
+    shards = sorted(set(read_json(path / INDEX_FILE)["weight_map"].values()))
+    return hashlib.sha256("".join(sha256_of(path / shard) for shard in shards).encode()).hexdigest()
 
 
 def _card(name: str, source: Path, licence: str, has_tracker: bool, base: Path | None) -> str:

@@ -19,7 +19,8 @@ from MedicalSAM3Lib.concepts import find_concept, normalise
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.detector import Detections, Question, detect, encode_text
 from MedicalSAM3Lib.errors import PromptError, SettingsError, WeightsError
-from MedicalSAM3Lib.features import encode
+from MedicalSAM3Lib.feature_cache import FeatureCache
+from MedicalSAM3Lib.features import cached_features
 from MedicalSAM3Lib.findings import Verdict, judge, make_findings
 from MedicalSAM3Lib.fusion import Labels, label_exclusively, label_with_overlap
 from MedicalSAM3Lib.presence import PresenceSpec, SliceCalibration, VolumeRule
@@ -27,6 +28,7 @@ from MedicalSAM3Lib.report import InputRecord, ModelRecord, RunRecord, Stopwatch
 from MedicalSAM3Lib.runtime import peak_memory_mb, pick_runtime, start_peak_memory
 from MedicalSAM3Lib.stack import SliceStack, prepare
 from MedicalSAM3Lib.structures import OnProgress, Progress, Segmentation, Volume
+from MedicalSAM3Lib.text_cache import text_cache
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.model_folder import LoadedModel
@@ -38,6 +40,8 @@ def segment(
     model: LoadedModel,
     settings: SegmentSettings | None = None,
     on_progress: OnProgress | None = None,
+    *,
+    cache: FeatureCache | None = None,
 ) -> Segmentation:
     """Segment a volume or an image by typed concepts.
 
@@ -47,6 +51,7 @@ def segment(
         model: As ``load_model`` returns it.
         settings: None takes the defaults.
         on_progress: Called at least once a batch of slices; raise ``Cancelled`` in it to stop.
+        cache: Keeps what the trunk makes of the volume for the next concepts; changes no result in fp32.
 
     Returns:
         Labels on the input's grid, and a finding for each concept, in the order asked.
@@ -56,7 +61,7 @@ def segment(
         RunError: The computation failed.
         Cancelled: From ``on_progress``.
     """
-    return segment_with_report(volume, concepts, model, settings, on_progress)[0]
+    return segment_with_report(volume, concepts, model, settings, on_progress, cache=cache)[0]
 
 
 def segment_with_report(
@@ -65,6 +70,8 @@ def segment_with_report(
     model: LoadedModel,
     settings: SegmentSettings | None = None,
     on_progress: OnProgress | None = None,
+    *,
+    cache: FeatureCache | None = None,
 ) -> tuple[Segmentation, RunRecord]:
     """As ``segment``; returns also the record of the run, from which ``write_report`` makes a report."""
     settings, on_progress = settings or SegmentSettings(), on_progress or _ignore
@@ -80,9 +87,10 @@ def segment_with_report(
         stack = prepare(volume, model.preprocess, settings)
         calibration, volume_rule = _thresholds(model.presence, stack.modality, settings)
     with watch.stage("features"):
-        features = encode(stack, net, runtime, on_progress, settings.memory_budget_gb)
-    with watch.stage("detection"):
-        question = Question(encode_text(net, ids, mask, runtime), calibration, settings.rule)
+        features = cached_features(stack, model, runtime, on_progress, settings.memory_budget_gb, cache)
+    with features, watch.stage("detection"):
+        text = encode_text(net, ids, mask, runtime, text_cache(model.weights_hash, runtime.device))
+        question = Question(text, calibration, settings.rule)
         detections = detect(features, net, question, runtime, on_progress)
     with watch.stage("fusion"):
         verdicts = [judge(presence, stack.slice_mm, volume_rule) for presence in detections.presence]

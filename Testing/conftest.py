@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["MEDSAM3_TEXT_CACHE"] = "0"  # it is the user's; the tests of it have one of their own
 
 # The same examples in every run, and no time limit: a slow machine is not a failure.
 settings.register_profile(

@@ -108,7 +108,8 @@ class TrainStep(nn.Module):
         Every denominator is the mean of the ranks' counts, so that the mean of their gradients is the
         gradient of all their data taken together.
         """
-        losses, terms = self._losses, {}
+        losses = self._losses
+        terms: dict[str, Tensor] = {}
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self._autocast):
             tokens = self._trunk(batch.images)
             if losses.detector:

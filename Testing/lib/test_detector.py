@@ -89,9 +89,20 @@ def test_a_real_network_answers_pair_by_pair_as_in_batches(at_once, monkeypatch)
 def test_concepts_do_not_see_each_other(rule):
     together = run(small_sam3(), IDS, rule=rule)
     alone = run(small_sam3(), IDS[1:2], rule=rule)
-    np.testing.assert_allclose(together.presence[1:2], alone.presence, atol=1e-5)
+    np.testing.assert_array_equal(together.presence[1:2], alone.presence)
     for n in range(7):
-        torch.testing.assert_close(together.maps[1, n].logits, alone.maps[0, n].logits, atol=2e-2, rtol=2e-3)
+        assert torch.equal(together.maps[1, n].logits, alone.maps[0, n].logits)
+        assert together.maps[1, n].weight == alone.maps[0, n].weight
+
+
+def test_phrases_are_encoded_each_by_itself():
+    together, reverse = (
+        encode_text(small_sam3(), ids, torch.ones_like(ids), EXACT).tokens for ids in (IDS, IDS.flip(0))
+    )
+    assert torch.equal(together, reverse.flip(0))
+    for row, ids in enumerate(IDS[:, None]):
+        assert torch.equal(encode_text(small_sam3(), ids, torch.ones_like(ids), EXACT).tokens[0], together[row])
+    assert not torch.equal(together[0], together[1])
 
 
 def test_the_gate_is_the_calibrated_threshold():
@@ -118,13 +129,14 @@ def test_an_instance_counts_by_its_probability_times_presence(bias, counts):
     assert np.isfinite(agreement).all() == counts
 
 
-def test_pairs_at_once_follow_the_memory(monkeypatch):
-    net = fake_model({"ball": (0.5, 1.5)}).model
+def test_pairs_at_once_follow_the_memory_and_in_float32_each_goes_alone(monkeypatch):
+    net, half = fake_model({"ball": (0.5, 1.5)}).model, Runtime(EXACT.device, torch.bfloat16)
     text = encode_text(net, torch.ones(1, 1, dtype=torch.int64), torch.ones(1, 1), EXACT)
     each = 6 * 4 * 21 * net.grid_size**2
     for free, expected in ((0, 1), (2 * each * 5, 5), (10**12, 32)):
         monkeypatch.setattr(Runtime, "free_bytes", lambda self, free=free: free)
-        assert module._pairs_at_once(net, text, EXACT) == expected
+        assert module._pairs_at_once(net, text, half) == expected
+        assert module._pairs_at_once(net, text, EXACT) == 1
 
 
 def test_a_pair_with_a_mask_that_is_not_a_number_is_marked(monkeypatch):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from MedicalSAM3Lib import features as module
 from MedicalSAM3Lib.config import make_settings
 from MedicalSAM3Lib.errors import Cancelled, RunError
+from MedicalSAM3Lib.feature_store import FeatureStore
 from MedicalSAM3Lib.features import encode
 from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.stack import SliceStack, prepare
@@ -41,11 +46,48 @@ def test_tokens_are_kept_in_the_runs_format():
     assert features.tokens(slice(0, 2)).dtype == torch.bfloat16
 
 
-def test_a_stack_that_does_not_fit_is_refused_after_one_slice():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_budget_of_two_slices_changes_no_bit_and_leaves_no_file(dtype, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    runtime = Runtime(EXACT.device, dtype)
+    everything = slice(0, 24)
     stack, net = make()
-    with pytest.raises(RunError, match="24 slices need"):
-        encode(stack, net, EXACT, lambda progress: None, budget_gb=1e-4)
+    with encode(stack, net, runtime, lambda progress: None) as whole:
+        slice_bytes = whole.tokens(slice(0, 1)).nbytes
+        with encode(stack, net, runtime, lambda progress: None, budget_gb=2.5 * slice_bytes / 1e9) as split:
+            assert torch.equal(split.tokens(everything), whole.tokens(everything))
+            assert torch.equal(split.take([5, 0, 23, 1]), whole.tokens(everything)[[5, 0, 23, 1]])
+            assert split._store.in_memory == 2
+            assert list(tmp_path.iterdir()) == []  # it has no name even while it is used
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="closed"):
+        split.tokens(everything)
+
+
+def test_a_full_disk_is_one_clear_line(monkeypatch):
+    stack, net = make()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(RunError, match=r"GB of free disk .* raise the memory budget"):
+        encode(stack, net, EXACT, lambda progress: None, budget_gb=1e-9)
     assert net.trunk_slices == 1
+
+
+@pytest.mark.parametrize("error", [Cancelled("stop"), RunError("full"), KeyboardInterrupt()])
+def test_what_ends_the_run_closes_what_was_kept(error, monkeypatch):
+    stack, net = make()
+    monkeypatch.setattr(module, "_CPU_TOKENS", 4 * net.grid_size**2)
+    made = []
+    monkeypatch.setattr(module, "FeatureStore", lambda *args: made.append(FeatureStore(*args)) or made[0])
+
+    def stop(progress: Progress) -> None:
+        if progress.done >= 5:
+            raise error
+
+    with pytest.raises(type(error)):
+        encode(stack, net, EXACT, stop, budget_gb=1e-9)
+    assert made[0].nbytes == 0
+    assert made[0]._file.closed
 
 
 def test_cancel_is_asked_for_before_every_batch(monkeypatch):

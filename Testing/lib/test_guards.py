@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -23,6 +26,17 @@ def test_what_needs_more_memory_than_is_free_is_refused(monkeypatch: pytest.Monk
 def test_sizes_beyond_64_bit_do_not_wrap_around() -> None:
     with pytest.raises(InputError, match="fits in memory"):
         guards.require_memory((2**40, 2**40, 2**40), 4)
+
+
+def test_a_containers_limit_counts_but_not_the_copies_of_files_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {"max": "5000000", "current": "4000000", "stat": "anon 1\nactive_file 1000000\ninactive_file 500000"}
+    for name, text in contents.items():
+        (tmp_path / name).write_text(text, encoding="ascii")
+    monkeypatch.setattr(guards, "CGROUP_FILES", (tuple(str(tmp_path / name) for name in contents),))
+    if sys.platform.startswith("linux"):
+        assert guards.available_memory_bytes() == 2_500_000
 
 
 @pytest.mark.parametrize(("frame", "count", "index"), [(None, 1, 0), (0, 1, 0), (3, 4, 3)])

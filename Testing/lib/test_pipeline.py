@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
+from MedicalSAM3Lib import features
 from MedicalSAM3Lib.config import make_settings
-from MedicalSAM3Lib.errors import Cancelled, PromptError, RunError, SettingsError, WeightsError
+from MedicalSAM3Lib.errors import Cancelled, PromptError, SettingsError, WeightsError
+from MedicalSAM3Lib.feature_store import FeatureStore
 from MedicalSAM3Lib.overlap import dice
 from MedicalSAM3Lib.pipeline import segment, segment_with_report
 from MedicalSAM3Lib.structures import Progress, Volume
@@ -223,10 +227,20 @@ def test_progress_counts_every_stage_to_its_end():
         assert (done[0], done[-1]) == (0, volume.shape_kji[0])
 
 
-def test_features_that_exceed_the_memory_budget_are_refused_in_one_line():
+@pytest.mark.parametrize("cancel_in", ["", "features", "detection", "fusion"])
+def test_features_are_given_back_however_the_run_ends(cancel_in, monkeypatch):
     volume, _, model = ball()
-    with pytest.raises(RunError, match="raise the memory budget"):
-        segment(volume, ["bright thing"], model, make_settings(speed="exact", memory_budget_gb=1e-4))
+    made: list[FeatureStore] = []
+    monkeypatch.setattr(features, "FeatureStore", lambda *args: made.append(FeatureStore(*args)) or made[0])
+
+    def on_progress(progress: Progress) -> None:
+        if progress.stage == cancel_in and progress.done:
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled) if cancel_in else nullcontext():
+        segment(volume, ["bright thing"], model, make_settings(speed="exact", memory_budget_gb=1e-4), on_progress)
+    assert made[0].nbytes == 0
+    assert made[0]._file.closed
 
 
 @pytest.mark.parametrize("modality", ["", "MR", "CT", "GREY"])

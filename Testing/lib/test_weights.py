@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from MedicalSAM3Lib import model_import
 from MedicalSAM3Lib.architecture import to_config
 from MedicalSAM3Lib.errors import OutputError, WeightsError
 from MedicalSAM3Lib.model import MedicalSam3
@@ -152,6 +153,16 @@ def test_a_lost_shard_is_named(model: MedicalSam3, tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(WeightsError, match=shard.name):
         read_checkpoint(folder)
+
+
+def test_the_hash_of_shards_is_that_of_their_content(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "2", "b": "1", "c": "2"}}')
+    hashes = set()
+    for content in (("one", "two"), ("one", "other"), ("two", "one")):
+        for name, text in zip("12", content, strict=True):
+            (tmp_path / name).write_text(text, encoding="ascii")
+        hashes.add(model_import._hash_of(tmp_path))
+    assert len(hashes) == 3
 
 
 def test_a_shard_outside_the_folder_is_refused(model: MedicalSam3, tmp_path: Path) -> None:
