@@ -9,15 +9,16 @@ Shapes: P concepts, N slices, s side of the model's masks.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from MedicalSAM3Lib.features import TrunkFeatures
-from MedicalSAM3Lib.fusion import Rule, SliceMap, agreement, fuse_slice
+from MedicalSAM3Lib.fusion import CONFIDENT, Rule, SliceMap, agreement, fuse_slice
 from MedicalSAM3Lib.model import MedicalSam3, Pyramid, TextFeatures
+from MedicalSAM3Lib.objects import SliceObjects, objects_of
 from MedicalSAM3Lib.presence import SliceCalibration
 from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.structures import OnProgress, Progress
@@ -43,11 +44,13 @@ class Detections:
         maps: (concept, slice) to fused map, for the pairs that passed the gate. They stay at the mask's own
             resolution (166 kB a pair at full size), because which of them count is known only when the
             whole volume has been seen: a concept that is not in it must take no voxel from another.
+        objects: (concept, slice) to the separate objects there, where they were asked for.
     """
 
     presence: np.ndarray
     agreement: np.ndarray
     maps: dict[tuple[int, int], SliceMap]
+    objects: dict[tuple[int, int], SliceObjects] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,13 @@ class Question:
         text: The encoded phrases of P concepts.
         calibration: Turns presence logits into probabilities; its threshold is the gate of the mask head.
         rule: How instances and semantic map become one map; see ``fusion``.
+        with_objects: Keep the separate objects too, for the tracker.
     """
 
     text: TextFeatures
     calibration: SliceCalibration
     rule: Rule
+    with_objects: bool = False
 
 
 def encode_text(
@@ -145,6 +150,9 @@ def _detect_pairs(
             continue
         detections.agreement[key] = agreement(instances, scores, semantic)
         detections.maps[key] = fused
+        if question.with_objects:
+            logits = fused.logits.to(instances)
+            detections.objects[key] = objects_of(instances, scores, logits, fused.weight, CONFIDENT)
 
 
 def _pairs(n_rows: int, n_concepts: int, at_once: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from MedicalSAM3Lib.detector import Detections
 from MedicalSAM3Lib.fusion import SliceMap
 from MedicalSAM3Lib.tracker import Track, TrackedMask
 
@@ -28,6 +30,16 @@ def masks_by_slice(tracks: Iterable[Track]) -> dict[tuple[int, int], list[Tracke
         for n, mask in track.masks.items():
             masks.setdefault((track.concept, n), []).append(mask)
     return masks
+
+
+def with_tracks(detections: Detections, tracks: Sequence[Track], mode: Mode) -> Detections:
+    """The same findings with merged maps, and with the agreement of detector and tracker in place of the
+    detector's own."""
+    tracked = masks_by_slice(tracks)
+    agreed = detections.agreement.copy()
+    for key in {*detections.maps, *tracked}:
+        agreed[key] = agreement(detections.maps.get(key), tracked.get(key, ()))
+    return replace(detections, maps=merge(detections.maps, detections.presence, tracks, mode), agreement=agreed)
 
 
 def merge(

@@ -1,13 +1,11 @@
 """From a volume and typed concepts to a segmentation: the page that names every stage.
 
-    preprocess   volume      -> stack        pictures along an axis, on the model's canvas
-    features     stack       -> features     trunk once a slice, for all concepts
-    detection    features    -> detections   presence, then masks where presence opens the gate
-    fusion       detections  -> labels       concepts that are present compete for voxels
-    findings     labels      -> segmentation on the input's grid, one finding per asked concept
-
-Tracking through the memory bank will stand between detection and fusion: it reads ``features`` and
-``detections`` and adds to ``detections.maps``.
+preprocess   volume      -> stack        pictures along an axis, on the model's canvas
+features     stack       -> features     trunk once a slice, for all concepts
+detection    features    -> detections   presence, then masks where presence opens the gate
+tracking     detections  -> detections   objects carried up and down by the memory bank, merged with what is seen
+fusion       detections  -> labels       concepts that are present compete for voxels
+findings     labels      -> segmentation on the input's grid, one finding per asked concept
 """
 
 from __future__ import annotations
@@ -23,12 +21,15 @@ from MedicalSAM3Lib.feature_cache import FeatureCache
 from MedicalSAM3Lib.features import cached_features
 from MedicalSAM3Lib.findings import Verdict, judge, make_findings
 from MedicalSAM3Lib.fusion import Labels, label_exclusively, label_with_overlap
+from MedicalSAM3Lib.merge import Mode, with_tracks
 from MedicalSAM3Lib.presence import PresenceSpec, SliceCalibration, VolumeRule
 from MedicalSAM3Lib.report import InputRecord, ModelRecord, RunRecord, Stopwatch
 from MedicalSAM3Lib.runtime import peak_memory_mb, pick_runtime, start_peak_memory
 from MedicalSAM3Lib.stack import SliceStack, prepare
 from MedicalSAM3Lib.structures import OnProgress, Progress, Segmentation, Volume
 from MedicalSAM3Lib.text_cache import text_cache
+from MedicalSAM3Lib.tracker import TrackerNet, track
+from MedicalSAM3Lib.tracker_net import BoundTracker
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.model_folder import LoadedModel
@@ -88,12 +89,17 @@ def segment_with_report(
         calibration, volume_rule = _thresholds(model.presence, stack.modality, settings)
     with watch.stage("features"):
         features = cached_features(stack, model, runtime, on_progress, settings.memory_budget_gb, cache)
-    with features, watch.stage("detection"):
-        text = encode_text(net, ids, mask, runtime, text_cache(model.weights_hash, runtime.device))
-        question = Question(text, calibration, settings.rule)
-        detections = detect(features, net, question, runtime, on_progress)
+    with features:
+        with watch.stage("detection"):
+            text = encode_text(net, ids, mask, runtime, text_cache(model.weights_hash, runtime.device))
+            question = Question(text, calibration, settings.rule, with_objects=settings.mode != "detect")
+            detections = detect(features, net, question, runtime, on_progress)
+            verdicts = [judge(presence, stack.slice_mm, volume_rule) for presence in detections.presence]
+        if settings.mode != "detect":
+            with watch.stage("tracking"):
+                tracker = BoundTracker(net, features, runtime)
+                detections = _carry(detections, verdicts, tracker, settings.mode, on_progress)
     with watch.stage("fusion"):
-        verdicts = [judge(presence, stack.slice_mm, volume_rule) for presence in detections.presence]
         labels = _label(phrases, verdicts, detections, stack, settings, on_progress)
     with watch.stage("findings"):
         layers = tuple(stack.to_input(layer) for layer in labels.layers)
@@ -140,16 +146,11 @@ def check_settings(settings: SegmentSettings, model: LoadedModel) -> None:
     """Refuse, before anything is computed, what this version or this model cannot do.
 
     Raises:
-        SettingsError: A mode that tracks, votes over all axes, or instances as separate segments.
+        SettingsError: Tracking without a tracker, a vote over all axes, or instances as separate segments.
         WeightsError: The model's folder contradicts itself.
     """
-    if settings.mode != "detect":
-        why = (
-            "is not there yet in this version"
-            if model.model.has_tracker
-            else f"needs a tracker, '{model.name}' has none"
-        )
-        raise SettingsError(f"mode: '{settings.mode}' {why}; use 'detect'.")
+    if settings.mode != "detect" and not model.model.has_tracker:
+        raise SettingsError(f"mode: '{settings.mode}' needs a tracker, '{model.name}' has none; use 'detect'.")
     if settings.axis == "all":
         raise SettingsError("axis: voting over 'all' axes is not there yet in this version; use auto, 0, 1 or 2.")
     if settings.instances:
@@ -168,6 +169,19 @@ def _thresholds(
         return calibration, rule
     threshold = {"threshold": settings.presence_threshold}
     return calibration.model_copy(update=threshold), rule.model_copy(update=threshold)
+
+
+def _carry(
+    detections: Detections,
+    verdicts: Sequence[Verdict],
+    tracker: TrackerNet,
+    mode: Mode,
+    on_progress: OnProgress,
+) -> Detections:
+    """Follow the objects of the concepts that are in the volume."""
+    found = {number for number, verdict in enumerate(verdicts) if verdict.state == "found"}
+    objects = {key: one for key, one in detections.objects.items() if key[0] in found}
+    return with_tracks(detections, track(objects, detections.presence.shape[1], tracker, on_progress), mode)
 
 
 def _label(
