@@ -58,6 +58,15 @@ Frame = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
+ConfidencePath = Annotated[
+    Path | None,
+    typer.Option(
+        "--confidence",
+        metavar="FILE",
+        rich_help_panel=FILES,
+        help="Confidence of each voxel, 0 to 1: .nii.gz or .nrrd.",
+    ),
+]
 ModelName = Annotated[
     str,
     typer.Option("--model", "-m", metavar="NAME", rich_help_panel=RUN, help="Name (see: medsam3 models list) or path."),

@@ -34,10 +34,11 @@ class Outputs:
     segmentation: Path
     report: Path | None
     preview: Path | None
+    confidence: Path | None = None
 
     def paths(self) -> list[Path]:
         """All files that the run will write."""
-        return [path for path in (self.segmentation, self.report, self.preview) if path is not None]
+        return [path for path in (self.segmentation, self.report, self.preview, self.confidence) if path is not None]
 
     def written(self) -> list[str]:
         """One line a file, for the user."""
@@ -50,6 +51,7 @@ def segment(
     output: options.OutputPath = None,
     report: options.ReportPath = None,
     preview: options.PreviewPath = None,
+    confidence: options.ConfidencePath = None,
     model: options.ModelName = "auto",
     device: options.Device = "auto",
     speed: options.Speed = "balanced",
@@ -83,14 +85,21 @@ def segment(
         roi=options.parse_numbers("roi", roi, ",", "I0,I1,J0,J1,K0,K1"),
         overlap=overlap,
         rule=rule,
+        confidence_map=confidence is not None,
         presence_threshold=presence_threshold,
         memory_budget_gb=memory_budget,
     )
-    outputs = choose_outputs(input_path, output, report, preview)
+    outputs = choose_outputs(input_path, output, report, preview, confidence)
     run(Source(input_path, series, frame), concept, outputs, model, settings, quiet=quiet)
 
 
-def choose_outputs(source: Path, segmentation: Path | None, report: Path | None, preview: Path | None) -> Outputs:
+def choose_outputs(
+    source: Path,
+    segmentation: Path | None,
+    report: Path | None,
+    preview: Path | None,
+    confidence: Path | None = None,
+) -> Outputs:
     """Settle and check where a run writes, before anything is computed.
 
     Raises:
@@ -98,13 +107,13 @@ def choose_outputs(source: Path, segmentation: Path | None, report: Path | None,
             for the user is taken (what a user names is replaced, what we name never replaces anything).
     """
     from MedicalSAM3Lib.files import check_output
-    from MedicalSAM3Lib.outputs import sidecar_path
+    from MedicalSAM3Lib.outputs import CONFIDENCE_SUFFIXES, sidecar_path
 
     if segmentation is None:
         segmentation = default_output(source)
         if segmentation.exists():
             raise OutputError(f"{segmentation} is there already: choose the result's name with --output.")
-    outputs = Outputs(segmentation, report, preview)
+    outputs = Outputs(segmentation, report, preview, confidence)
     # A label map brings its sidecar, whose name a report could take.
     resolved = [path.resolve() for path in (*outputs.paths(), sidecar_path(segmentation))]
     if source.resolve() in resolved:
@@ -112,9 +121,9 @@ def choose_outputs(source: Path, segmentation: Path | None, report: Path | None,
     if len(set(resolved)) < len(resolved):
         raise OutputError("Two outputs have the same name: choose another for one of them.")
     check_output(segmentation)
-    for path, suffix in ((report, ".json"), (preview, ".png")):
+    for path, suffixes in ((report, (".json",)), (preview, (".png",)), (confidence, CONFIDENCE_SUFFIXES)):
         if path is not None:
-            check_output(path, (suffix,))
+            check_output(path, suffixes)
     return outputs
 
 
@@ -166,12 +175,15 @@ def write_outputs(outputs: Outputs, volume: Volume, segmentation: Segmentation, 
         OutputError: A file cannot be written.
     """
     from MedicalSAM3Lib import files, preview, report
+    from MedicalSAM3Lib.outputs import write_confidence
 
     files.write_segmentation(outputs.segmentation, segmentation, volume)
     if outputs.report is not None:
         report.write_report(outputs.report, record)
     if outputs.preview is not None:
         preview.write_preview(outputs.preview, volume, segmentation)
+    if outputs.confidence is not None:
+        write_confidence(outputs.confidence, segmentation)
 
 
 def raise_failed(findings: Sequence[Finding]) -> None:

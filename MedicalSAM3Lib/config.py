@@ -33,6 +33,7 @@ class SegmentSettings(BaseModel):
         mode: "detect" (every slice by itself), "track", or "fuse" (both merged).
         overlap: "exclusive" gives a voxel to its most confident concept, "keep" lets masks overlap.
         instances: Keep the objects of a concept apart as segments of their own.
+        confidence_map: Keep the confidence of every voxel beside the masks.
         presence_threshold: Overrides the model's calibrated threshold (0..1).
         memory_budget_gb: Memory for the features of a volume in 10^9 bytes, None = from the machine; what
             exceeds it lies in a temporary file. Changes no result.
@@ -50,6 +51,7 @@ class SegmentSettings(BaseModel):
     mode: Literal["detect", "track", "fuse"] = "detect"
     overlap: Literal["exclusive", "keep"] = "exclusive"
     instances: bool = False
+    confidence_map: bool = False
     presence_threshold: float | None = Field(default=None, ge=0.0, le=1.0)
     memory_budget_gb: float | None = Field(default=None, gt=0.0)
 

@@ -41,12 +41,15 @@ class Labels:
         layer_of: Concept to the layer that holds it.
         voxels: Concept to the number of its voxels, 0 for one that lost them all.
         confidence: Concept to the mean confidence of its voxels, 0 where it has none.
+        confidence_map: float16 ``(n, h, w)``, the highest confidence at each voxel, 0 outside all masks; None
+            unless it was asked for.
     """
 
     layers: list[np.ndarray]
     layer_of: dict[int, int]
     voxels: dict[int, int]
     confidence: dict[int, float]
+    confidence_map: np.ndarray | None = None
 
 
 def fuse_slice(instances: Tensor, scores: Tensor, semantic: Tensor, presence: float, rule: Rule) -> SliceMap:
@@ -106,6 +109,7 @@ def label_exclusively(
     shape: tuple[int, int, int],
     restore: Callable[[Tensor], np.ndarray],
     on_slice: Callable[[int], None],
+    with_map: bool = False,
 ) -> Labels:
     """Give every voxel to its most confident concept (the paper's rule for several classes).
 
@@ -117,8 +121,10 @@ def label_exclusively(
         shape: Slices, rows and columns of the region.
         restore: Maps ``(m, s, s)`` to the region's pixels ``(m, h, w)``.
         on_slice: Called before each slice with its number; may raise ``Cancelled``.
+        with_map: Keep the confidence of every voxel.
     """
     layer = np.zeros(shape, np.uint16)
+    confidence_map = np.zeros(shape, np.float16) if with_map else None
     voxels, total = np.zeros(max(concepts, default=0) + 2, np.int64), np.zeros(max(concepts, default=0) + 2)
     for n in range(shape[0]):
         on_slice(n)
@@ -129,11 +135,13 @@ def label_exclusively(
                 wins = confidence > best
                 best[wins] = confidence[wins]
                 layer[n][wins] = concept + 1
+        if confidence_map is not None:
+            confidence_map[n] = best
         voxels += np.bincount(layer[n].ravel(), minlength=len(voxels))
         total += np.bincount(layer[n].ravel(), best.ravel(), minlength=len(total))
     counts = {concept: int(voxels[concept + 1]) for concept in concepts}
     means = {concept: float(total[concept + 1]) / max(count, 1) for concept, count in counts.items()}
-    return Labels([layer], dict.fromkeys(concepts, 0), counts, means)
+    return Labels([layer], dict.fromkeys(concepts, 0), counts, means, confidence_map)
 
 
 def label_with_overlap(
@@ -142,12 +150,13 @@ def label_with_overlap(
     shape: tuple[int, int, int],
     restore: Callable[[Tensor], np.ndarray],
     on_slice: Callable[[int], None],
+    with_map: bool = False,
 ) -> Labels:
     """Keep every mask whole: each goes into the first layer where it overlaps with no other.
 
     Arguments as for ``label_exclusively``.
     """
-    labels = Labels([np.zeros(shape, np.uint16)], {}, {}, {})
+    labels = Labels([np.zeros(shape, np.uint16)], {}, {}, {}, np.zeros(shape, np.float16) if with_map else None)
     for concept in concepts:
         mask, total = np.zeros(shape, bool), 0.0
         for n in range(shape[0]):
@@ -155,6 +164,8 @@ def label_with_overlap(
             if (concept, n) in maps:
                 confidence = confidence_of(maps[concept, n], restore)
                 mask[n] = confidence > 0
+                if labels.confidence_map is not None:
+                    labels.confidence_map[n] = np.maximum(labels.confidence_map[n], confidence)
                 total += float(confidence.sum(dtype=np.float64))
         _add_to_first_free_layer(labels, concept, mask)
         labels.voxels[concept] = int(mask.sum())

@@ -20,6 +20,8 @@ from MedicalSAM3Lib.structures import Segmentation
 
 SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".png")
 
+CONFIDENCE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+
 MOST_PALETTE_LABELS = 255
 
 
@@ -38,6 +40,23 @@ def write_label_files(path: Path, segmentation: Segmentation) -> None:
                 _write_nifti(target, layer, segmentation.ijk_to_lps)
         text = json.dumps(_labels(files, segmentation), indent=2, ensure_ascii=False)
         partial[-1].write_text(text + "\n", encoding="utf-8")
+
+
+def write_confidence(path: Path, segmentation: Segmentation) -> None:
+    """Write the confidence of every voxel, 0..1, as a volume of float32 on the input's grid.
+
+    Raises:
+        OutputError: It cannot be written; nothing is left behind then.
+        ValueError: The segmentation has none: its settings did not ask for it.
+    """
+    import SimpleITK
+
+    if segmentation.confidence is None:
+        raise ValueError("expected a confidence map, got none; set confidence_map in the settings")
+    image = SimpleITK.GetImageFromArray(segmentation.confidence)
+    set_affine(image, segmentation.ijk_to_lps)
+    with replacing(path) as (partial,):
+        SimpleITK.WriteImage(image, str(partial), useCompression=True)
 
 
 def layer_paths(path: Path, num_layers: int) -> list[Path]:

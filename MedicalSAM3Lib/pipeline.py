@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from MedicalSAM3Lib.concepts import find_concept, normalise
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.detector import Detections, Question, detect, encode_text
@@ -103,6 +105,8 @@ def segment_with_report(
         labels = _label(phrases, verdicts, detections, stack, settings, on_progress)
     with watch.stage("findings"):
         layers = tuple(stack.to_input(layer) for layer in labels.layers)
+        of_voxels = labels.confidence_map
+        confidence = None if of_voxels is None else stack.to_input(of_voxels).astype(np.float32)
         findings = make_findings(phrases, verdicts, detections, labels, stack, calibration.threshold, volume.voxel_ml)
 
     record = RunRecord(
@@ -117,7 +121,7 @@ def segment_with_report(
         peak_memory_mb=peak_memory_mb(runtime.device),
         findings=findings,
     )
-    return Segmentation(layers, volume.ijk_to_lps, findings), record
+    return Segmentation(layers, volume.ijk_to_lps, findings, confidence), record
 
 
 def check_concepts(concepts: Sequence[str]) -> list[str]:
@@ -201,7 +205,8 @@ def _label(
     def on_slice(n: int) -> None:
         on_progress(Progress("fusion", n, len(stack)))
 
-    labels = rule(detections.maps, found, stack.region_shape, stack.restore, on_slice)
+    shape, with_map = stack.region_shape, settings.confidence_map
+    labels = rule(detections.maps, found, shape, stack.restore, on_slice, with_map=with_map)
     on_progress(Progress("fusion", len(stack), len(stack)))
     return labels
 

@@ -109,11 +109,14 @@ class Segmentation:
             overlapping masks lie in further layers, as in a ``.seg.nrrd``.
         ijk_to_lps: The input's own, unchanged.
         findings: In the order in which the concepts were asked.
+        confidence: float32 ``(K, J, I)``, 0..1: how sure the model is of each voxel's mask, 0 outside all masks
+            (of masks that overlap, the surer one); None unless it was asked for.
     """
 
     layers: tuple[np.ndarray, ...]
     ijk_to_lps: np.ndarray
     findings: tuple[Finding, ...]
+    confidence: np.ndarray | None = None
 
     def mask_kji(self, finding: Finding) -> np.ndarray:
         """Boolean mask ``(K, J, I)`` of one finding; all False unless it was found."""

@@ -84,6 +84,27 @@ def test_not_found_is_an_answer(image: Path, model: Path, call: Call) -> None:
     assert "not found" in out
 
 
+def test_the_confidence_of_each_voxel_is_a_volume_on_the_grid_of_the_input(
+    image: Path, model: Path, call: Call
+) -> None:
+    import SimpleITK
+
+    words = ("segment", image, "-c", "liver", "--model", model, "--presence-threshold", 0, "-o", "a.nii.gz")
+    code, out, err = call(*words, "--confidence", "c.nii.gz")
+    assert code == 0, err
+    assert "Wrote c.nii.gz" in out
+    confidence, source = SimpleITK.ReadImage("c.nii.gz"), SimpleITK.ReadImage(str(image))
+    assert confidence.GetSize() == source.GetSize()
+    assert confidence.GetOrigin() == pytest.approx(source.GetOrigin())
+    values = SimpleITK.GetArrayFromImage(confidence)
+    labels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage("a.nii.gz"))
+    assert ((values > 0) == (labels > 0)).all()
+    assert values.max() <= 1
+    code, _, err = call(*words, "--confidence", "c.png")
+    assert code == 2
+    assert ".nii.gz" in one_line(err)
+
+
 def test_every_setting_reaches_the_pipeline(image: Path, model: Path, call: Call) -> None:
     words = ("--slices", "1:4", "--roi", "0,20,0,30,1,4", "--axis", "2", "--window", "-100,200", "--rule", "top1")
     more = ("--overlap", "keep", "--speed", "exact", "--device", "cpu", "--memory-budget", "1.5", "--mode", "detect")
@@ -255,7 +276,7 @@ def test_every_setting_has_an_option() -> None:
 
     segment = typer.main.get_command(cli.app).commands["segment"]  # type: ignore[attr-defined]
     names = {parameter.name for parameter in segment.params}
-    renamed = {"memory_budget_gb": "memory_budget"}
+    renamed = {"memory_budget_gb": "memory_budget", "confidence_map": "confidence"}
     assert {renamed.get(name, name) for name in SegmentSettings.model_fields} - names == {"instances"}
 
 

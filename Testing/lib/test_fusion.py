@@ -101,3 +101,13 @@ def test_labelling_can_be_cancelled_at_every_slice(rule):
 
     with pytest.raises(Cancelled):
         rule({(0, 0): slice_map([[1.0]])}, [0], (3, 1, 1), direct, cancel)
+
+
+def test_the_confidence_map_is_that_of_the_winner_and_of_the_surer_of_two_that_overlap():
+    maps = {(0, 0): slice_map([[2.0, 2.0, -1.0]], 0.9), (1, 0): slice_map([[2.0, -1.0, 2.0]], 0.5)}
+    sure = 1 / (1 + np.exp(-2.0))
+    for rule in (label_exclusively, label_with_overlap):
+        labels = rule(maps, [0, 1], (1, 1, 3), direct, keep_on, with_map=True)
+        np.testing.assert_allclose(labels.confidence_map, [[[0.9 * sure, 0.9 * sure, 0.5 * sure]]], atol=1e-3)
+        assert labels.confidence_map.dtype == np.float16
+        assert rule(maps, [0, 1], (1, 1, 3), direct, keep_on).confidence_map is None

@@ -134,3 +134,10 @@ def test_names_of_layers_and_sidecar() -> None:
 def test_a_mask_is_not_written_for_another_kind_of_image(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="a PNG mask is for one picture"):
         write_segmentation(tmp_path / "out.png", segmentation_of(VOLUME), replace(VOLUME))
+
+
+def test_a_segmentation_without_a_confidence_map_has_none_to_write(tmp_path: Path) -> None:
+    segmentation = Segmentation((np.zeros((1, 2, 2), np.uint16),), np.eye(4), ())
+    with pytest.raises(ValueError, match="set confidence_map in the settings"):
+        outputs.write_confidence(tmp_path / "c.nii.gz", segmentation)
+    assert not list(tmp_path.iterdir())
