@@ -154,13 +154,15 @@ def _start(
     concept: int, n: int, chosen: SliceObjects, n_slices: int, net: TrackerNet
 ) -> Iterator[tuple[Track, list[Walk]]]:
     """A track for each object, with its walks away from the seed, as far as there are slices."""
-    image = net.look([n] * len(chosen.scores))
-    kept = _remember(net, image, net.take_mask(image, chosen.logits))
-    for logits, score, remembered in zip(chosen.logits, chosen.scores.tolist(), kept, strict=True):
-        new = Track(concept, {n: TrackedMask(logits, score, is_seed=True)})
-        seeds = {n: remembered}
-        ways: tuple[Direction, ...] = (1, -1)
-        yield new, [Walk(new, way, n + way, logits > 0, seeds) for way in ways if 0 <= n + way < n_slices]
+    ways: tuple[Direction, ...] = (1, -1)
+    for part in torch.arange(len(chosen.scores)).split(ROWS_AT_ONCE):
+        image = net.look([n] * len(part))
+        kept = _remember(net, image, net.take_mask(image, chosen.logits[part]))
+        for row, remembered in zip(part.tolist(), kept, strict=True):
+            logits, score = chosen.logits[row], float(chosen.scores[row])
+            new = Track(concept, {n: TrackedMask(logits, score, is_seed=True)})
+            seeds = {n: remembered}
+            yield new, [Walk(new, way, n + way, logits > 0, seeds) for way in ways if 0 <= n + way < n_slices]
 
 
 def _batches(walks: Iterable[Walk], limits: MemoryLimits) -> Iterator[list[Walk]]:

@@ -78,7 +78,7 @@ def _summary(scores: Scores) -> dict[str, Any]:
     }
 
 
-_TRAINED = "Trained for "
+_TRAINED, _STARTED = "Trained for ", "The run started from the weights of"
 
 
 def _training(config: TrainConfig, meta: Meta) -> str:
@@ -90,17 +90,13 @@ def _training(config: TrainConfig, meta: Meta) -> str:
 
 
 def _earlier(config: TrainConfig) -> list[str]:
-    """What the weights had been through before, as the card of the model says that the run started from."""
+    """What the weights had been through before, in the words of the card of the model that the run started from."""
     if not config.model.start_from:
         return []
     card = Path(config.model.start_from) / "README.md"
     lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
-    told = [line.removeprefix(_TRAINED) for line in lines if line.startswith(_TRAINED)]
-    return (
-        [f"The run started from the weights of an earlier one, which had been trained for {told[0]}\n"]
-        if told
-        else ["The run started from the weights of another model.\n"]
-    )
+    told = " ".join(line for line in lines if line.startswith((_TRAINED, _STARTED)))
+    return [f"{_STARTED} an earlier one. Of that: {told}\n" if told else f"{_STARTED} another model.\n"]
 
 
 def _changes(config: TrainConfig) -> list[str]:

@@ -202,10 +202,9 @@ def test_the_card_says_what_the_weights_had_been_through_before(world: Path) -> 
         return make_card(config, meta(step=9), manifest, held_out=Scores(), unseen=Scores())[0]
 
     assert "The run started from the weights of another model." in card_of(earlier)
-    (earlier / "README.md").write_text(
-        "# Card\n\nTrained for 5 steps of the full objective, seed 1.\n", encoding="utf-8"
-    )
+    lines = "Trained for 5 steps, seed 1.", "The run started from the weights of another model."
+    (earlier / "README.md").write_text("# Card\n\n" + "\n\n".join(lines) + "\n\nEnd.\n", encoding="utf-8")
     card = card_of(earlier)
     assert "Trained for 9 steps of the full objective (4 slices a step), seed 7." in card
-    assert "weights of an earlier one, which had been trained for 5 steps of the full objective, seed 1." in card
+    assert f"The run started from the weights of an earlier one. Of that: {' '.join(lines)}\n" in card
     assert str(world) not in card
