@@ -114,8 +114,9 @@ def freeze_unused(model: MedicalSam3, with_masks: bool = True) -> list[str]:
     """Freeze what no loss of ``forward_train`` can reach, so that DDP waits for no gradient in vain.
 
     The half-resolution neck level and the last stage of the pixel decoder have no reader, the text
-    encoder's own projection is CLIP's, and the box encoders wait for box prompts. The tracker is
-    trained by other means.
+    encoder's own projection is CLIP's, and the box encoders wait for box prompts: until then the geometry
+    encoder's one token attends to itself alone, whatever queries and keys say, and their gradient is rounding.
+    The tracker is trained by other means.
 
     Returns:
         The names of the frozen parameters.
@@ -132,6 +133,7 @@ def freeze_unused(model: MedicalSam3, with_masks: bool = True) -> list[str]:
         geometry.boxes_pool_project,
         geometry.boxes_pos_enc_project,
         geometry.vision_layer_norm,
+        *(projection for layer in geometry.layers for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj)),
         model.tracker_model,
         model.tracker_neck,
     ]
