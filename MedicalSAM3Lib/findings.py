@@ -11,7 +11,7 @@ from scipy import ndimage
 from MedicalSAM3Lib.concepts import colour_of, find_concept
 from MedicalSAM3Lib.detector import Detections
 from MedicalSAM3Lib.fusion import Labels
-from MedicalSAM3Lib.presence import VolumeRule, presence_of_volume
+from MedicalSAM3Lib.presence import VolumeRule
 from MedicalSAM3Lib.stack import SliceStack
 from MedicalSAM3Lib.structures import Codes, Finding, State
 
@@ -34,14 +34,14 @@ class Verdict:
     reason: str = ""
 
 
-def judge(slice_presence: np.ndarray, slice_mm: float, rule: VolumeRule) -> Verdict:
-    """Decide from the presences ``(N,)`` of its slices whether a concept is in the volume."""
-    if np.isnan(slice_presence).any():
+def judge(presence: float, rule: VolumeRule) -> Verdict:
+    """Decide from its presence in the volume, NaN where that is not known, whether a concept is there."""
+    if np.isnan(presence):
         return Verdict("failed", None, "The model's answer was not a number; run again with speed 'exact'.")
-    presence = presence_of_volume(slice_presence, slice_mm, rule)
     if presence < rule.threshold:
-        return Verdict("not_found", presence, f"Its presence is {presence:.2f}, below {rule.threshold:.2f}.")
-    return Verdict("found", presence)
+        reason = f"Its presence is {presence:.2f}, below {rule.threshold:.2f}."
+        return Verdict("not_found", float(presence), reason)
+    return Verdict("found", float(presence))
 
 
 def make_findings(

@@ -17,21 +17,15 @@ import numpy as np
 
 from MedicalSAM3Lib.concepts import find_concept, normalise
 from MedicalSAM3Lib.config import SegmentSettings
-from MedicalSAM3Lib.detector import Detections, Question, detect, encode_text
 from MedicalSAM3Lib.errors import PromptError, SettingsError, WeightsError
 from MedicalSAM3Lib.feature_cache import FeatureCache
-from MedicalSAM3Lib.features import cached_features
 from MedicalSAM3Lib.findings import Verdict, judge, make_findings
 from MedicalSAM3Lib.fusion import Labels, label_exclusively, label_with_overlap
-from MedicalSAM3Lib.merge import Mode, with_tracks
-from MedicalSAM3Lib.presence import PresenceSpec, SliceCalibration, VolumeRule
 from MedicalSAM3Lib.report import InputRecord, ModelRecord, RunRecord, Stopwatch
 from MedicalSAM3Lib.runtime import peak_memory_mb, pick_runtime, start_peak_memory
-from MedicalSAM3Lib.stack import SliceStack, prepare
+from MedicalSAM3Lib.stack import prepare
 from MedicalSAM3Lib.structures import OnProgress, Progress, Segmentation, Volume
-from MedicalSAM3Lib.text_cache import text_cache
-from MedicalSAM3Lib.tracker import TrackerNet, track
-from MedicalSAM3Lib.tracker_net import BoundTracker
+from MedicalSAM3Lib.views import Machine, View, look, thresholds
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.model_folder import LoadedModel
@@ -80,34 +74,26 @@ def segment_with_report(
     settings, on_progress = settings or SegmentSettings(), on_progress or _ignore
     phrases = check_concepts(concepts)
     check_settings(settings, model)
-    ids, mask = model.tokenizer.encode(phrases)
+    model.tokenizer.encode(phrases)  # a phrase that is too long is refused before anything is computed
     runtime = pick_runtime(settings)
     start_peak_memory(runtime.device)
-    runtime.place(net := model.model)
+    runtime.place(model.model)
     watch = Stopwatch()
 
     with watch.stage("preprocess"):
         stack = prepare(volume, model.preprocess, settings)
-        calibration, volume_rule = _thresholds(model.presence, stack.modality, settings)
-    with watch.stage("features"):
-        features = cached_features(stack, model, runtime, on_progress, settings.memory_budget_gb, cache)
-    with features:
-        with watch.stage("detection"):
-            text = encode_text(net, ids, mask, runtime, text_cache(model.weights_hash, runtime.device))
-            question = Question(text, calibration, settings.rule, with_objects=settings.mode != "detect")
-            detections = detect(features, net, question, runtime, on_progress)
-            verdicts = [judge(presence, stack.slice_mm, volume_rule) for presence in detections.presence]
-        if settings.mode != "detect":
-            with watch.stage("tracking"):
-                tracker = BoundTracker(net, features, runtime)
-                detections = _carry(detections, verdicts, tracker, settings.mode, on_progress)
+    view = look(stack, phrases, model, settings, Machine(runtime, watch, on_progress, cache))
     with watch.stage("fusion"):
-        labels = _label(phrases, verdicts, detections, stack, settings, on_progress)
+        calibration, volume_rule = thresholds(model.presence, stack.modality, settings)
+        verdicts = [judge(presence, volume_rule) for presence in view.presence]
+        labels = _label(phrases, verdicts, view, settings, on_progress)
     with watch.stage("findings"):
         layers = tuple(stack.to_input(layer) for layer in labels.layers)
         of_voxels = labels.confidence_map
         confidence = None if of_voxels is None else stack.to_input(of_voxels).astype(np.float32)
-        findings = make_findings(phrases, verdicts, detections, labels, stack, calibration.threshold, volume.voxel_ml)
+        findings = make_findings(
+            phrases, verdicts, view.detections, labels, stack, calibration.threshold, volume.voxel_ml
+        )
 
     record = RunRecord(
         input=InputRecord.of(volume),
@@ -164,35 +150,10 @@ def check_settings(settings: SegmentSettings, model: LoadedModel) -> None:
         raise WeightsError(f"Expected image_size {wanted} in preprocess.json of '{model.name}', got {got}.")
 
 
-def _thresholds(
-    presence: PresenceSpec, modality: str, settings: SegmentSettings
-) -> tuple[SliceCalibration, VolumeRule]:
-    """The model's own calibration, or the user's one threshold for slices and volume."""
-    calibration, rule = presence.slice_calibration(modality), presence.volume
-    if settings.presence_threshold is None:
-        return calibration, rule
-    threshold = {"threshold": settings.presence_threshold}
-    return calibration.model_copy(update=threshold), rule.model_copy(update=threshold)
-
-
-def _carry(
-    detections: Detections,
-    verdicts: Sequence[Verdict],
-    tracker: TrackerNet,
-    mode: Mode,
-    on_progress: OnProgress,
-) -> Detections:
-    """Follow the objects of the concepts that are in the volume."""
-    found = {number for number, verdict in enumerate(verdicts) if verdict.state == "found"}
-    objects = {key: one for key, one in detections.objects.items() if key[0] in found}
-    return with_tracks(detections, track(objects, detections.presence.shape[1], tracker, on_progress), mode)
-
-
 def _label(
     phrases: Sequence[str],
     verdicts: Sequence[Verdict],
-    detections: Detections,
-    stack: SliceStack,
+    view: View,
     settings: SegmentSettings,
     on_progress: OnProgress,
 ) -> Labels:
@@ -205,8 +166,8 @@ def _label(
     def on_slice(n: int) -> None:
         on_progress(Progress("fusion", n, len(stack)))
 
-    shape, with_map = stack.region_shape, settings.confidence_map
-    labels = rule(detections.maps, found, shape, stack.restore, on_slice, with_map=with_map)
+    stack, with_map = view.stack, settings.confidence_map
+    labels = rule(view.detections.maps, found, stack.region_shape, stack.restore, on_slice, with_map=with_map)
     on_progress(Progress("fusion", len(stack), len(stack)))
     return labels
 

@@ -63,12 +63,14 @@ class PresenceSpec(BaseModel):
 
 
 def presence_of_volume(slice_presence: np.ndarray, slice_mm: float, rule: VolumeRule) -> float:
-    """Presence of a concept in a volume: 0..1.
+    """Presence of a concept in a volume: 0..1, or NaN where one slice has no number.
 
     Args:
         slice_presence: Calibrated probabilities ``(N,)`` in slice order, N >= 1.
         slice_mm: Distance between slices.
         rule: A run longer than the stack is cut to the stack.
     """
+    if np.isnan(slice_presence).any():
+        return float("nan")
     run = min(max(1, round(rule.run_mm / slice_mm)), len(slice_presence))
     return float(sliding_window_view(slice_presence, run).min(axis=1).max())

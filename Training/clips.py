@@ -1,10 +1,11 @@
-"""Clips: consecutive slices on which the tracker learns to carry one object along.
+"""Clips: consecutive slices on which the tracker learns to carry objects along.
 
 A clip is a run of training slices of one volume, up or down, with a stride, all seen through the same warp and the
-same contrast. Its first slice shows an object; where that object goes is followed in the labels. The slices
-are asked for the concept as any others are, so that the detector learns from them too.
+same contrast. Its first slice shows a few objects; where these go is followed in the labels. Of one more slice the
+tracker may be told, too, ahead of it or behind, as the detector tells it when it starts a track again. The slices
+are asked for the objects' concepts as any others are, so that the detector learns from them too.
 
-T slices a clip, S side in pixels.
+T slices a clip, K objects in it, G slices of which the tracker is told, S side in pixels.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class ClipConfig(BaseModel):
         per_step: Clips a rank sees in one step; 0 trains no tracker.
         length: Slices of a clip, the seed included.
         most_stride: Largest distance between neighbouring slices of a clip.
+        objects: Most objects that are followed through a clip.
+        second_seed: Fraction of steps in which the tracker is told of a second slice.
         rough_seed: Fraction of seeds whose outline is grown or shrunk by a few pixels, as a detector's is wrong.
         least_pixels: Smallest object that is followed.
     """
@@ -45,14 +48,29 @@ class ClipConfig(BaseModel):
     per_step: int = Field(default=0, ge=0)
     length: int = Field(default=5, ge=2)
     most_stride: int = Field(default=2, ge=1)
+    objects: int = Field(default=4, ge=1)
+    second_seed: float = Field(default=0.5, ge=0.0, le=1.0)
     rough_seed: float = Field(default=0.5, ge=0.0, le=1.0)
     least_pixels: int = Field(default=12, ge=1)
 
 
+def draw_given(config: ClipConfig, rng: np.random.Generator) -> tuple[int, ...]:
+    """The slices of which the tracker is told: the first, and now and then another one."""
+    another = int(rng.integers(1, config.length))
+    return (0, another) if config.length > 2 and rng.random() < config.second_seed else (0,)
+
+
 def sample_clip(
-    pictures: PictureSource, bank: PhraseBank, config: DataConfig, rng: np.random.Generator
+    pictures: PictureSource,
+    bank: PhraseBank,
+    config: DataConfig,
+    given_at: tuple[int, ...],
+    rng: np.random.Generator,
 ) -> tuple[list[Sample], Clip]:
-    """Draw a clip: its slices, each asked for the concept, and the object to follow.
+    """Draw a clip: its slices, each asked for the objects' concepts, and the objects to follow.
+
+    Args:
+        given_at: As ``draw_given`` draws it; the same for all clips that share a batch.
 
     Raises:
         InputError: No clip was found in many tries.
@@ -60,24 +78,48 @@ def sample_clip(
     for _ in range(_TRIES):
         volume, _ = pictures.draw_slice(rng)
         numbers = draw_window(volume, pictures.split, config.clips, rng)
-        concepts = followable(volume, numbers)
+        concepts = rng.permutation(followable(volume, [numbers[t] for t in given_at], numbers))
         if len(concepts) == 0:
             continue
-        concept, view = int(rng.choice(concepts)), int(rng.integers(2**62))
+        view = int(rng.integers(2**62))
         # One view for all slices; painting from labels would give an organ another grey on each.
         augment = config.augment.model_copy(update={"synthetic": 0.0})
         shown = [pictures.picture(volume, n, augment, np.random.default_rng(view)) for n in numbers]
-        clip = make_clip(np.stack([(one.bits >> concept) & 1 > 0 for one in shown]), config.clips, rng)
-        if clip is None:
+        bits = np.stack([one.bits for one in shown])
+        found = follow_concepts(bits, concepts.tolist(), given_at, config.clips, rng)
+        if not found:
             continue
-        phrase = bank.draw(pictures.concepts[concept], rng)
-        objects = [pieces_of(one.bits, concept, config.min_object_pixels, config.max_objects) for one in shown]
-        samples = [
-            Sample(one.image, (phrase,), (_state(int(one.states[concept]), len(found)),), (found,))
-            for one, found in zip(shown, objects, strict=True)
-        ]
-        return samples, clip
+        phrases = tuple(bank.draw(pictures.concepts[concept], rng) for concept in found)
+        samples = []
+        for one in shown:
+            masks = tuple(pieces_of(one.bits, c, config.min_object_pixels, config.max_objects) for c in found)
+            states = tuple(_state(int(one.states[c]), len(mask)) for c, mask in zip(found, masks, strict=True))
+            samples.append(Sample(one.image, phrases, states, masks))
+        return samples, make_clip(np.stack(list(found.values())), given_at, config.clips, rng)
     raise InputError(f"Expected an object to follow in one of {_TRIES} clips, found none; check data.clips.")
+
+
+def follow_concepts(
+    bits_tss: np.ndarray,
+    concepts: list[int],
+    given_at: tuple[int, ...],
+    config: ClipConfig,
+    rng: np.random.Generator,
+) -> dict[int, np.ndarray]:
+    """Concept to one object of it ``(T, S, S)`` that is on every slice of ``given_at``, of the first few that have one.
+
+    Args:
+        bits_tss: Coverage of the slices, bit c set where concept c covers the pixel.
+        concepts: In the order in which they are tried.
+    """
+    found: dict[int, np.ndarray] = {}
+    for concept in concepts:
+        followed = follow_object((bits_tss >> concept) & 1 > 0, config.least_pixels, rng)
+        if followed is not None and followed[list(given_at)].any(axis=(1, 2)).all():
+            found[concept] = followed
+        if len(found) == config.objects:
+            break
+    return found
 
 
 def _state(state: int, objects: int) -> LabelState:
@@ -108,10 +150,10 @@ def draw_window(volume: TrainingVolume, split: str, config: ClipConfig, rng: np.
     )
 
 
-def followable(volume: TrainingVolume, numbers: list[int]) -> np.ndarray:
-    """Concepts whose state is known on every slice of a window, and which are on its first."""
-    states = volume.states[numbers]
-    return np.flatnonzero((states != LabelState.UNKNOWN).all(0) & (states[0] == LabelState.PRESENT))
+def followable(volume: TrainingVolume, given: list[int], numbers: list[int]) -> np.ndarray:
+    """Concepts whose state is known on every slice of a window, and which are on the ``given`` ones of them."""
+    known = (volume.states[numbers] != LabelState.UNKNOWN).all(0)
+    return np.flatnonzero(known & (volume.states[given] == LabelState.PRESENT).all(0))
 
 
 def follow_object(masks_thw: np.ndarray, least_pixels: int, rng: np.random.Generator) -> np.ndarray | None:
@@ -143,9 +185,9 @@ def rough_outline(mask: np.ndarray, config: ClipConfig, rng: np.random.Generator
     return changed if changed.any() else mask
 
 
-def make_clip(masks_thw: np.ndarray, config: ClipConfig, rng: np.random.Generator) -> Clip | None:
-    """Choose an object and its seed; None where the first slice shows none."""
-    followed = follow_object(masks_thw, config.least_pixels, rng)
-    if followed is None:
-        return None
-    return Clip(torch.from_numpy(followed), torch.from_numpy(rough_outline(followed[0], config, rng)))
+def make_clip(
+    followed_ktss: np.ndarray, given_at: tuple[int, ...], config: ClipConfig, rng: np.random.Generator
+) -> Clip:
+    """The objects with what the tracker is told of them: their outline, sometimes a rough one."""
+    told = [[rough_outline(one[t], config, rng) for t in given_at] for one in followed_ktss]
+    return Clip(torch.from_numpy(followed_ktss), torch.from_numpy(np.array(told)), given_at)

@@ -6,7 +6,7 @@ N slices, B (slice, phrase) pairs, T ground-truth objects of the whole batch, S 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
@@ -40,32 +40,59 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One object through T consecutive slices.
+    """K objects through the same T consecutive slices.
 
     Attributes:
-        masks: bool ``(T, S, S)``, empty where the object is not on the slice.
-        seed: bool ``(S, S)``, what the tracker is told of the first slice.
+        masks: bool ``(K, T, S, S)``, empty where an object is not on the slice.
+        given: bool ``(K, G, S, S)``, what the tracker is told of the G slices ``given_at``.
+        given_at: Numbers of those slices within the clip, ascending, 0 first.
     """
 
     masks: Tensor
-    seed: Tensor
+    given: Tensor
+    given_at: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """The clips of a batch: its last ``B * T`` slices, clip by clip.
+    """The clips of a batch, the last slices of it, clip by clip; B objects of all clips together.
 
     Attributes:
         masks: bool ``(B, T, S, S)``.
-        seeds: bool ``(B, S, S)``.
+        given: bool ``(B, G, S, S)``, what the tracker is told.
+        given_at: On which G slices of each clip.
+        clip_of: int64 ``(B,)``, the clip that each object is in.
+        count: Number of clips.
     """
 
     masks: Tensor
-    seeds: Tensor
+    given: Tensor
+    given_at: tuple[int, ...]
+    clip_of: Tensor
+    count: int
 
     def to(self, device: torch.device | str) -> Clips:
         """The same on ``device``."""
-        return Clips(self.masks.to(device, non_blocking=True), self.seeds.to(device))
+        return replace(
+            self,
+            masks=self.masks.to(device, non_blocking=True),
+            given=self.given.to(device, non_blocking=True),
+            clip_of=self.clip_of.to(device),
+        )
+
+    @classmethod
+    def of(cls, clips: Sequence[Clip]) -> Clips | None:
+        """Pack clips of one length, told about the same slices; None of none."""
+        if not clips:
+            return None
+        sizes = torch.tensor([len(clip.masks) for clip in clips])
+        return cls(
+            masks=torch.cat([clip.masks for clip in clips]),
+            given=torch.cat([clip.given for clip in clips]),
+            given_at=clips[0].given_at,
+            clip_of=torch.arange(len(clips)).repeat_interleave(sizes),
+            count=len(clips),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +157,7 @@ def collate(samples: Sequence[Sample], clips: Sequence[Clip] = ()) -> Batch:
 
     Args:
         samples: Single slices first, then those of the clips, clip by clip.
-        clips: All of one length.
+        clips: All of one length, told about the same slices.
     """
     phrases: list[str] = []
     masks: list[Tensor] = []
@@ -155,5 +182,5 @@ def collate(samples: Sequence[Sample], clips: Sequence[Clip] = ()) -> Batch:
         boxes_cxcywh=boxes_of_masks(packed),
         masks=packed,
         object_pair=torch.tensor(object_pair, dtype=torch.int64),
-        clips=Clips(torch.stack([c.masks for c in clips]), torch.stack([c.seed for c in clips])) if clips else None,
+        clips=Clips.of(clips),
     )

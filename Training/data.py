@@ -17,7 +17,7 @@ from torch import Tensor
 
 from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.preprocess import PreprocessSpec, normalise
-from Training.clips import sample_clip
+from Training.clips import draw_given, sample_clip
 from Training.collate import Batch, LabelState, Sample, collate
 from Training.manifest import read_manifest
 from Training.phrases import PhraseBank, draw_nonsense
@@ -136,8 +136,10 @@ class BatchSource:
             return collate([self._whole_sample(volume, n) for volume, n in chosen])
         samples = [self._drawn_sample(rng) for rng in self._generators(step, 0, self._config.batch_slices)]
         clips = self._config.clips
+        # Drawn once for all ranks: rows of a batch are told about the same slices.
+        given_at = draw_given(clips, np.random.default_rng([self._seed, step, 0, 2]))
         made = [
-            sample_clip(self._pictures, self._bank, self._config, rng)
+            sample_clip(self._pictures, self._bank, self._config, given_at, rng)
             for rng in self._generators(step, 1, clips.per_step)
         ]
         for of_clip, _ in made:

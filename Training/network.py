@@ -53,6 +53,9 @@ def with_tracker(model: MedicalSam3, values: Mapping[str, Any]) -> MedicalSam3:
     whole = MedicalSam3(model.config, make_tracker(model.config, values))
     initialise(whole)
     whole.detector_model.load_state_dict(model.detector_model.state_dict(), strict=True)
+    # SAM3's second neck began as a copy of the first: both read the same trunk.
+    neck = model.detector_model.vision_encoder.neck
+    whole.tracker_neck.load_state_dict(neck.state_dict(), strict=True)  # type: ignore[union-attr]
     return whole
 
 

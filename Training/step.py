@@ -18,7 +18,7 @@ from Training.collate import Batch
 from Training.forward import forward_train, freeze_unused
 from Training.losses import LossConfig, compute_losses, global_counts
 from Training.track_losses import track_losses
-from Training.tracking import track_clips
+from Training.tracking import asked_at, track_clips
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +116,14 @@ class TrainStep(nn.Module):
                 pyramid, text = encode_pairs(self.model, batch, phrases, tokens)
                 outputs = forward_train(self.model, pyramid, text, losses.one_to_many, losses.with_masks)
             if batch.clips is not None:
-                count, length = batch.clips.masks.shape[:2]
+                count, length = batch.clips.count, batch.clips.masks.shape[1]
                 of_clips = tokens[-count * length :].unflatten(0, (count, length))
-                answers = track_clips(self.model, of_clips, batch.clips.seeds)
+                answers = track_clips(self.model, of_clips, batch.clips)
         if losses.detector:
             terms |= compute_losses(outputs, batch, losses, global_counts(batch))
         if batch.clips is not None:
-            terms |= track_losses(answers, batch.clips.masks, losses.track)
+            truth = batch.clips.masks[:, asked_at(batch.clips, batch.clips.masks.shape[1])]
+            terms |= track_losses(answers, truth, losses.track)
         return terms
 
     def _trunk(self, images: Tensor) -> Tensor:

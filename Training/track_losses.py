@@ -3,7 +3,7 @@
 As SAM 2 was trained (Ravi et al. 2024, section D.2.2): of the masks that it offers only the best one learns its
 outline, all learn to predict their IoU; a slice without the object teaches presence alone.
 
-B clips, m masks offered, h w side of the logits, S side of the masks.
+B objects, m masks offered, h w side of the logits, S side of the masks.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def track_losses(answers: Sequence[Answer], masks_btss: Tensor, config: TrackLos
     """Named, weighted terms, means over the tracked slices of all ranks.
 
     Args:
-        answers: On slices 1 to T - 1.
-        masks_btss: Truth on slices 0 to T - 1, bool ``(B, T, S, S)``.
+        answers: On T slices.
+        masks_btss: Truth there, bool ``(B, T, S, S)``.
         config: Weights.
     """
-    truth = masks_btss[:, 1:].flatten(0, 1)
+    truth = masks_btss.flatten(0, 1)
     present = truth.flatten(1).any(1)
     logits, iou, here = _offered(answers)
     slices, shown = _mean_counts(len(present), int(present.sum()), logits.device)
@@ -77,7 +77,7 @@ def track_losses(answers: Sequence[Answer], masks_btss: Tensor, config: TrackLos
 
 
 def _offered(answers: Sequence[Answer]) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits ``(B * (T - 1), m, h, w)``, predicted IoU ``(B * (T - 1), m)`` and presence, clip by clip."""
+    """Logits ``(B * T, m, h, w)``, predicted IoU ``(B * T, m)`` and presence, object by object."""
     offered = [answer.candidates for answer in answers]
     if any(one is None for one in offered):
         raise ValueError("expected answers of the tracker, got a seed")

@@ -1,65 +1,68 @@
 """The tracker as it is trained: from a seed through the slices of a clip, by the steps that inference uses.
 
-B clips, T slices each, h w side of the mask logits, m masks among which the tracker chooses.
+B objects in C clips of T slices each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from MedicalSAM3Lib.memory import recall
+from MedicalSAM3Lib.memory import MemoryLimits, Recall, recall
 from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.tracker_steps import Answer, Recalled, follow, limits_of, look, memorise, take_mask
+from Training.collate import Clips
 
 
-def track_clips(model: MedicalSam3, tokens_btld: Tensor, seeds_bss: Tensor) -> list[Answer]:
-    """Carry a mask from the first slice of each clip to its last.
+def track_clips(model: MedicalSam3, tokens_ctld: Tensor, clips: Clips) -> list[Answer]:
+    """Carry objects from the first slice of their clip to its last.
 
-    The memory of a slice is made of the tracker's own answer, right or wrong, as it is in use.
+    The memory of a slice is made of the tracker's own answer, right or wrong, as it is in use; of a slice that the
+    tracker is told about, of what it is told, also before it gets there, as of a seed that lies ahead.
 
     Args:
         model: With a tracker.
-        tokens_btld: Trunk tokens ``(B, T, L, D)``.
-        seeds_bss: Masks on the first slices ``(B, S, S)``, 0..1.
+        tokens_ctld: Trunk tokens ``(C, T, L, D)`` of the clips.
+        clips: The objects.
 
     Returns:
-        The answers on slices 1 to T - 1.
+        The answers ``(B, ...)`` on the slices ``asked_at``, in order.
     """
-    clips, length = tokens_btld.shape[:2]
-    images = look(model, tokens_btld.flatten(0, 1))
-    first = torch.arange(clips, device=tokens_btld.device) * length
-    limits = limits_of(model)
-    seed = take_mask(model, images.take(first), seeds_bss.to(tokens_btld.dtype))
-    memories, pointers = [memorise(model, images.take(first), seed)], [seed.pointers]
-    answers: list[Answer] = []
-    for n in range(1, length):
-        chosen = recall(n, 1, [0], range(1, n), limits)
+    length, limits = tokens_ctld.shape[1], limits_of(model)
+    images = look(model, tokens_ctld.flatten(0, 1))
+    first = clips.clip_of * length
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    for number, n in enumerate(clips.given_at):
         image = images.take(first + n)
-        answers.append(follow(model, image, _stack(chosen.memories, chosen.pointers, memories, pointers, length)))
-        if n < length - 1:
-            memories.append(memorise(model, image, answers[-1]))
-            pointers.append(answers[-1].pointers)
+        seed = take_mask(model, image, clips.given[:, number].to(tokens_ctld.dtype))
+        kept[n] = memorise(model, image, seed), seed.pointers
+    answers: list[Answer] = []
+    for n in asked_at(clips, length):
+        tracked = [past for past in range(n) if past not in clips.given_at]
+        image = images.take(first + n)
+        answers.append(follow(model, image, _stack(recall(n, 1, clips.given_at, tracked, limits), kept, limits)))
+        kept[n] = memorise(model, image, answers[-1]), answers[-1].pointers
     return answers
 
 
-def _stack(
-    of_memories: tuple[tuple[int, int], ...],
-    of_pointers: tuple[tuple[int, int], ...],
-    memories: list[Tensor],
-    pointers: list[Tensor],
-    length: int,
-) -> Recalled:
-    clips, device = len(memories[0]), memories[0].device
+def asked_at(clips: Clips, length: int) -> list[int]:
+    """Slices of which the tracker is not told."""
+    return [n for n in range(length) if n not in clips.given_at]
 
-    def steps(chosen: tuple[tuple[int, int], ...]) -> Tensor:
-        return torch.tensor([back for _, back in chosen], device=device).expand(clips, -1)
+
+def _stack(chosen: Recall, kept: Mapping[int, tuple[Tensor, Tensor]], limits: MemoryLimits) -> Recalled:
+    memories = torch.stack([kept[n][0] for n, _ in chosen.memories], 1)
+
+    def steps(pairs: tuple[tuple[int, int], ...]) -> Tensor:
+        return torch.tensor([back for _, back in pairs], device=memories.device).expand(len(memories), -1)
 
     return Recalled(
-        memories=torch.stack([memories[n] for n, _ in of_memories], 1),
-        steps=steps(of_memories),
-        pointers=torch.stack([pointers[n] for n, _ in of_pointers], 1),
-        pointer_steps=steps(of_pointers),
+        memories=memories,
+        steps=steps(chosen.memories),
+        pointers=torch.stack([kept[n][1] for n, _ in chosen.pointers], 1),
+        pointer_steps=steps(chosen.pointers),
         # In a volume pointers may span all of the bank; a clip must not teach another scale.
-        reach=16 if length < 16 else length,
+        reach=limits.pointers,
     )

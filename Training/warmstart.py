@@ -72,6 +72,8 @@ def initialise_tracker(tracker: Any) -> None:
     ):
         nn.init.normal_(token.weight, std=1.0)
     nn.init.normal_(tracker.prompt_encoder.no_mask_embed.weight, std=0.1)
+    for network in tracker.mask_decoder.output_hypernetworks_mlps:  # masks start undecided
+        nn.init.normal_(network.proj_out.weight, std=0.02)
     for blank in (
         tracker.memory_temporal_positional_encoding,
         tracker.no_object_pointer,

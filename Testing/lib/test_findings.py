@@ -38,11 +38,11 @@ def box(slices: slice) -> np.ndarray:
 
 def test_presence_decides_and_says_its_number():
     rule = VolumeRule(threshold=0.6)
-    assert judge(np.array([0.1, 0.7]), 1.0, rule) == Verdict("found", 0.7)
-    missing = judge(np.array([0.1, 0.55]), 1.0, rule)
+    assert judge(0.7, rule) == Verdict("found", 0.7)
+    missing = judge(0.55, rule)
     assert (missing.state, missing.presence) == ("not_found", 0.55)
     assert missing.reason == "Its presence is 0.55, below 0.60."
-    assert judge(np.array([0.9, NAN]), 1.0, rule).state == "failed"
+    assert judge(NAN, rule).state == "failed"
 
 
 def test_a_found_concept_has_identity_size_and_place():

@@ -52,3 +52,7 @@ def test_a_modality_without_its_own_fit_takes_the_default():
 def test_wrong_parameters_are_refused(content):
     with pytest.raises(ValidationError):
         PresenceSpec.model_validate(content)
+
+
+def test_a_slice_without_a_number_leaves_the_volume_without_one():
+    assert np.isnan(presence_of_volume(np.array([0.9, np.nan]), 1.0, VolumeRule()))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from MedicalSAM3Lib import pipeline
+from MedicalSAM3Lib import views
 from MedicalSAM3Lib.architecture import Architecture
 from MedicalSAM3Lib.config import make_settings
 from MedicalSAM3Lib.errors import Cancelled, SettingsError
@@ -67,7 +67,7 @@ class FollowBright:
 
 @pytest.fixture
 def bright_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "BoundTracker", FollowBright)
+    monkeypatch.setattr(views, "BoundTracker", FollowBright)
 
 
 with_bright_tracker = pytest.mark.usefixtures("bright_tracker")

@@ -8,7 +8,15 @@ import torch
 
 from MedicalSAM3Lib.errors import InputError
 from Testing.training.data_world import in_memory, source_of
-from Training.clips import ClipConfig, draw_window, follow_object, make_clip, rough_outline
+from Training.clips import (
+    ClipConfig,
+    draw_given,
+    draw_window,
+    follow_concepts,
+    follow_object,
+    make_clip,
+    rough_outline,
+)
 from Training.collate import LabelState
 from Training.volumes import TrainingVolume
 
@@ -68,12 +76,29 @@ def test_a_rough_outline_is_larger_or_smaller_and_never_nothing() -> None:
     assert all(rough_outline(thin, always, rng(seed)).any() for seed in range(10))
 
 
-def test_a_clip_has_its_truth_and_its_seed() -> None:
-    clip = make_clip(blocks((5, 15), (6, 16)), ClipConfig(rough_seed=0.0), rng())
-    assert clip is not None
-    assert torch.equal(clip.seed, clip.masks[0])
-    assert clip.masks.dtype == clip.seed.dtype == torch.bool
-    assert make_clip(blocks(None, (6, 16)), ClipConfig(), rng()) is None
+def test_a_clip_has_its_truth_and_what_the_tracker_is_told() -> None:
+    objects = np.stack([blocks((5, 15), (6, 16), (7, 17)), blocks((25, 35), (26, 36), None)])
+    clip = make_clip(objects, (0, 1), ClipConfig(rough_seed=0.0), rng())
+    assert torch.equal(clip.masks, torch.from_numpy(objects))
+    assert torch.equal(clip.given, clip.masks[:, :2])
+    assert clip.given_at == (0, 1)
+    rough = make_clip(objects, (0,), ClipConfig(rough_seed=1.0), rng())
+    assert not torch.equal(rough.given[:, 0], clip.masks[:, 0])
+
+
+def test_the_first_slice_is_given_and_now_and_then_another() -> None:
+    drawn = {draw_given(ClipConfig(length=4, second_seed=0.5), rng(seed)) for seed in range(60)}
+    assert drawn == {(0,), (0, 1), (0, 2), (0, 3)}
+    assert draw_given(ClipConfig(second_seed=0.0), rng()) == (0,)
+    assert draw_given(ClipConfig(length=2, second_seed=1.0), rng()) == (0,)  # something must be left to ask
+
+
+def test_objects_are_followed_that_are_on_every_given_slice() -> None:
+    bits = blocks((5, 15), (6, 16), None) * 1 + blocks((25, 35), (26, 36), (27, 37)) * 4
+    assert list(follow_concepts(bits, [0, 1, 2], (0, 1), ClipConfig(), rng())) == [0, 2]
+    assert list(follow_concepts(bits, [0, 1, 2], (0, 2), ClipConfig(), rng())) == [2]
+    assert list(follow_concepts(bits, [2, 0], (0,), ClipConfig(objects=1), rng())) == [2]
+    assert follow_concepts(bits, [1], (0,), ClipConfig(), rng()) == {}
 
 
 def test_windows_lie_in_one_run_of_the_split_and_go_both_ways() -> None:
@@ -99,25 +124,27 @@ def test_a_split_without_a_run_is_refused() -> None:
         draw_window(world, "train", ClipConfig(length=5), rng())
 
 
-CLIPS = {"per_step": 2, "length": 4, "rough_seed": 0.0}
+CLIPS = {"per_step": 2, "length": 4, "rough_seed": 0.0, "second_seed": 0.0}
 
 
 def test_a_step_has_single_slices_first_and_then_its_clips() -> None:
     batch = source_of(volume(), ("liver", "spleen"), batch_slices=3, phrases_per_slice=2, clips=CLIPS).batch(0)
     assert batch.images.shape[0] == 3 + 2 * 4
-    assert batch.clips is not None
-    assert batch.clips.masks.shape == (2, 4, SIDE, SIDE)
-    assert batch.clips.seeds.shape == (2, SIDE, SIDE)
+    clips = batch.clips
+    assert clips is not None
+    assert (clips.count, clips.given_at) == (2, (0,))
+    assert clips.masks.shape == (len(clips.clip_of), 4, SIDE, SIDE)
+    assert clips.given.shape == (len(clips.clip_of), 1, SIDE, SIDE)
     for clip in range(2):
-        rows = [3 + clip * 4 + t for t in range(4)]
-        pairs = [(batch.pair_slice == row).nonzero().flatten().tolist() for row in rows]
-        assert all(len(found) == 1 for found in pairs)
-        assert len({batch.phrases[found[0]] for found in pairs}) == 1
-        for t, (pair,) in enumerate(pairs):
-            truth = batch.masks[batch.object_pair == pair].any(0)
-            assert torch.equal(batch.clips.masks[clip, t], truth)
-            state = LabelState.PRESENT if bool(truth.any()) else LabelState.ABSENT
-            assert int(batch.states[pair]) == state
+        followed = clips.masks[clips.clip_of == clip]
+        for t in range(4):
+            pairs = (batch.pair_slice == 3 + clip * 4 + t).nonzero().flatten().tolist()
+            assert len(pairs) == len(followed)
+            for one, pair in zip(followed[:, t], pairs, strict=True):
+                truth = batch.masks[batch.object_pair == pair].any(0)
+                assert torch.equal(one, truth)
+                state = LabelState.PRESENT if bool(truth.any()) else LabelState.ABSENT
+                assert int(batch.states[pair]) == state
 
 
 def test_clips_start_with_an_object_and_some_lose_it() -> None:
@@ -126,7 +153,17 @@ def test_clips_start_with_an_object_and_some_lose_it() -> None:
     assert clips is not None
     assert bool(clips.masks[:, 0].flatten(1).any(1).all())
     assert not bool(clips.masks.flatten(2).any(2).all())
-    assert torch.equal(clips.seeds, clips.masks[:, 0])
+    assert torch.equal(clips.given[:, 0], clips.masks[:, 0])
+
+
+def test_all_clips_of_a_step_are_told_about_the_same_slices() -> None:
+    source = source_of(volume(), ("liver", "spleen"), clips={**CLIPS, "second_seed": 1.0})
+    for step in range(4):
+        clips = source.batch(step).clips
+        assert clips is not None
+        assert len(clips.given_at) == 2
+        assert torch.equal(clips.given, clips.masks[:, list(clips.given_at)])
+        assert bool(clips.given.flatten(2).any(2).all())
 
 
 def test_clips_leave_the_single_slices_as_they_were() -> None:

@@ -19,7 +19,7 @@ from Training.network import make_tracker, with_tracker
 from Training.optim import check_gradients
 from Training.step import Phrases, TrainStep, freeze_idle
 from Training.track_losses import TrackLossConfig, track_losses
-from Training.tracking import track_clips
+from Training.tracking import asked_at, track_clips
 from Training.warmstart import initialise
 
 ONLY_TRACKER = LossConfig(detector=False)
@@ -45,20 +45,36 @@ def tokens(clips: int = 2, length: int = 4) -> Tensor:
     return torch.randn(clips, length, 16, 32, generator=torch.Generator().manual_seed(3))
 
 
+def clips_of(truth: Tensor, given_at: tuple[int, ...] = (0,)) -> Clips:
+    """One object a clip."""
+    return Clips(truth, truth[:, list(given_at)], given_at, torch.arange(len(truth)), len(truth))
+
+
 @torch.no_grad()
-def test_clips_do_not_see_each_other(model: MedicalSam3) -> None:
+def test_objects_do_not_see_each_other(model: MedicalSam3) -> None:
+    """Three objects in two clips: each is carried as if it were alone."""
     model.eval()
-    seeds = masks()[:, 0].float()
-    seeds[1, :20] = 0
-    together = track_clips(model, tokens(), seeds)
+    truth = masks(3)
+    truth[1, :, :20] = False
+    together = track_clips(model, tokens(), replace(clips_of(truth), clip_of=torch.tensor([0, 0, 1]), count=2))
     assert len(together) == 3
-    for clip in range(2):
-        alone = track_clips(model, tokens()[clip : clip + 1], seeds[clip : clip + 1])
+    for row, clip in enumerate((0, 0, 1)):
+        alone = track_clips(model, tokens()[clip : clip + 1], clips_of(truth[row : row + 1]))
         for one, other in zip(together, alone, strict=True):
             assert one.candidates is not None
             assert other.candidates is not None
-            torch.testing.assert_close(one.candidates.logits[clip], other.candidates.logits[0], atol=1e-4, rtol=1e-4)
-            torch.testing.assert_close(one.here[clip], other.here[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(one.candidates.logits[row], other.candidates.logits[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(one.here[row], other.here[0], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_second_seed_is_no_answer_and_changes_those_before_it(model: MedicalSam3) -> None:
+    model.eval()
+    one, two = clips_of(masks()), clips_of(masks(), (0, 2))
+    assert asked_at(two, 4) == [1, 3]
+    alone, helped = track_clips(model, tokens(), one), track_clips(model, tokens(), two)
+    assert (len(alone), len(helped)) == (3, 2)
+    assert not torch.equal(alone[0].logits, helped[0].logits)
 
 
 def answer(logits: Tensor, iou: list[list[float]], here: list[float]) -> Answer:
@@ -75,9 +91,9 @@ def answer(logits: Tensor, iou: list[list[float]], here: list[float]) -> Answer:
 
 def test_losses_by_hand() -> None:
     """Two masks on offer: one says yes everywhere, the other is right. Only the right one learns its outline."""
-    truth = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
-    truth[0, 1, :4] = True
-    right = torch.where(truth[0, 1], 20.0, -20.0)
+    truth = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    truth[0, 0, :4] = True
+    right = torch.where(truth[0, 0], 20.0, -20.0)
     logits = torch.stack([torch.full((8, 8), 20.0), right])[None].requires_grad_()
     terms = track_losses([answer(logits, [[0.9, 0.4]], [3.0])], truth, TrackLossConfig(iou=2.0, presence=5.0))
     assert float(terms["track_focal"].detach()) == pytest.approx(0.0, abs=1e-5)
@@ -92,7 +108,7 @@ def test_losses_by_hand() -> None:
 
 
 def test_a_slice_without_the_object_teaches_presence_alone() -> None:
-    truth = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
+    truth = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     logits = torch.zeros(1, 3, 8, 8, requires_grad=True)
     here = torch.tensor([1.0], requires_grad=True)
     given = replace(answer(logits, [[0.5] * 3], [1.0]), here=here)
@@ -108,7 +124,7 @@ def test_a_slice_without_the_object_teaches_presence_alone() -> None:
 def test_terms_are_means_over_slices_not_over_clips() -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(2, 3, 8, 8, generator=generator)
-    truth = torch.rand(2, 2, 8, 8, generator=generator) > 0.5
+    truth = torch.rand(2, 1, 8, 8, generator=generator) > 0.5
     both = track_losses([answer(logits, [[0.3] * 3] * 2, [1.0, -1.0])], truth, TrackLossConfig())
     each = [
         track_losses([answer(logits[row : row + 1], [[0.3] * 3], [value])], truth[row : row + 1], TrackLossConfig())
@@ -121,7 +137,7 @@ def test_terms_are_means_over_slices_not_over_clips() -> None:
 def test_a_seed_is_no_answer() -> None:
     seed = replace(answer(torch.zeros(1, 3, 8, 8), [[0.5] * 3], [1.0]), candidates=None)
     with pytest.raises(ValueError, match="got a seed"):
-        track_losses([seed], torch.zeros(1, 2, 8, 8, dtype=torch.bool), TrackLossConfig())
+        track_losses([seed], torch.zeros(1, 1, 8, 8, dtype=torch.bool), TrackLossConfig())
 
 
 def step_of(model: MedicalSam3, losses: LossConfig) -> dict[str, Tensor]:
@@ -133,7 +149,7 @@ def step_of(model: MedicalSam3, losses: LossConfig) -> dict[str, Tensor]:
             found = mask[None] if bool(mask.any()) else mask.new_zeros(0, SIDE, SIDE)
             state = LabelState.PRESENT if len(found) else LabelState.ABSENT
             samples.append(Sample(torch.randn(3, SIDE, SIDE), ("liver",), (state,), (found,)))
-    batch = replace(collate(samples), clips=Clips(truth, truth[:, 0]))
+    batch = replace(collate(samples), clips=clips_of(truth))
     phrases = Phrases(
         torch.tensor([[49406, 320, 49407]]), torch.ones(1, 3, dtype=torch.int64), torch.zeros(7, dtype=torch.int64)
     )
@@ -177,7 +193,9 @@ def test_a_new_tracker_fits_the_detector_and_leaves_it_alone() -> None:
     assert whole.tracker_config is not None
     assert whole.tracker_config.memory_attention_rope_feat_sizes == [4, 4]
     assert whole.tracker_config.mask_decoder_config.mlp_dim == 32
-    answers = track_clips(whole, tokens(), masks()[:, 0].float())
+    neck = detector.detector_model.vision_encoder.neck.state_dict()
+    assert all(torch.equal(whole.tracker_neck.state_dict()[name], value) for name, value in neck.items())
+    answers = track_clips(whole, tokens(), clips_of(masks()))
     assert answers[0].logits.shape == (2, 16, 16)
 
 

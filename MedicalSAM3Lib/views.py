@@ -1,0 +1,95 @@
+"""A view: what is seen of a volume along one axis. Features, then detections, then objects carried through.
+
+This is all of a run that computes on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from MedicalSAM3Lib.config import SegmentSettings
+from MedicalSAM3Lib.detector import Detections, Question, detect, encode_text
+from MedicalSAM3Lib.feature_cache import FeatureCache
+from MedicalSAM3Lib.features import cached_features
+from MedicalSAM3Lib.merge import with_tracks
+from MedicalSAM3Lib.presence import PresenceSpec, SliceCalibration, VolumeRule, presence_of_volume
+from MedicalSAM3Lib.report import Stopwatch
+from MedicalSAM3Lib.runtime import Runtime
+from MedicalSAM3Lib.stack import SliceStack
+from MedicalSAM3Lib.structures import OnProgress
+from MedicalSAM3Lib.text_cache import text_cache
+from MedicalSAM3Lib.tracker import Track, track
+from MedicalSAM3Lib.tracker_net import BoundTracker
+
+if TYPE_CHECKING:
+    from MedicalSAM3Lib.model_folder import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What was seen along one axis.
+
+    Attributes:
+        stack: The slices.
+        detections: What each of them shows, with the maps that count: of the detector, the tracker, or both.
+        presence: Calibrated probability ``(P,)`` that a concept is in the volume; NaN where the model's answer on
+            some slice was not a number.
+        tracks: The objects that were carried through the slices; empty where only the detector was asked.
+    """
+
+    stack: SliceStack
+    detections: Detections
+    presence: np.ndarray
+    tracks: tuple[Track, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """With what a view is computed: device and number format, time and progress, and what is known already."""
+
+    runtime: Runtime
+    watch: Stopwatch
+    on_progress: OnProgress
+    cache: FeatureCache | None = None
+
+
+def look(
+    stack: SliceStack, phrases: Sequence[str], model: LoadedModel, settings: SegmentSettings, machine: Machine
+) -> View:
+    """Look for all concepts on all slices of a stack.
+
+    Raises:
+        RunError: Memory or disk is full.
+        Cancelled: From ``on_progress``.
+    """
+    net, runtime, watch, on_progress = model.model, machine.runtime, machine.watch, machine.on_progress
+    calibration, volume_rule = thresholds(model.presence, stack.modality, settings)
+    ids, mask = model.tokenizer.encode(phrases)
+    with watch.stage("features"):
+        features = cached_features(stack, model, runtime, on_progress, settings.memory_budget_gb, machine.cache)
+    with features:
+        with watch.stage("detection"):
+            text = encode_text(net, ids, mask, runtime, text_cache(model.weights_hash, runtime.device))
+            question = Question(text, calibration, settings.rule, with_objects=settings.mode != "detect")
+            detections = detect(features, net, question, runtime, on_progress)
+            presence = np.array([presence_of_volume(row, stack.slice_mm, volume_rule) for row in detections.presence])
+        if settings.mode == "detect":
+            return View(stack, detections, presence)
+        with watch.stage("tracking"):
+            found = np.flatnonzero(presence >= volume_rule.threshold)
+            objects = {key: one for key, one in detections.objects.items() if key[0] in found}
+            tracks = track(objects, len(stack), BoundTracker(net, features, runtime), on_progress)
+            return View(stack, with_tracks(detections, tracks, settings.mode), presence, tuple(tracks))
+
+
+def thresholds(presence: PresenceSpec, modality: str, settings: SegmentSettings) -> tuple[SliceCalibration, VolumeRule]:
+    """The model's own calibration, or the user's one threshold for slices and volume."""
+    calibration, rule = presence.slice_calibration(modality), presence.volume
+    if settings.presence_threshold is None:
+        return calibration, rule
+    threshold = {"threshold": settings.presence_threshold}
+    return calibration.model_copy(update=threshold), rule.model_copy(update=threshold)
