@@ -114,6 +114,12 @@ Overlap = Annotated[
     str,
     typer.Option("--overlap", metavar="RULE", rich_help_panel=RESULT, help="exclusive (best concept wins) or keep."),
 ]
+Instances = Annotated[
+    bool,
+    typer.Option(
+        "--instances", rich_help_panel=RESULT, help="Keep the objects of a concept apart, each a segment: 30 lesions."
+    ),
+]
 Rule = Annotated[
     str,
     typer.Option("--rule", metavar="RULE", rich_help_panel=RESULT, help="union of confident masks, or the best: top1."),

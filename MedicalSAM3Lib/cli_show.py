@@ -119,16 +119,19 @@ def findings_table(
         table.add_column(heading, justify="right")
     if not is_2d:
         table.add_column("Slices", justify="right")
+    with_objects = any(finding.objects for finding in findings)
+    if with_objects:
+        table.add_column("Objects", justify="right")
     if dice is not None:
         table.add_column("Dice", justify="right")
     if any(finding.reason for finding in findings):
         table.add_column("Why")
     for finding in findings:
-        table.add_row(*_cells(finding, is_2d, dice)[: len(table.columns)])
+        table.add_row(*_cells(finding, is_2d, with_objects, dice)[: len(table.columns)])
     return table
 
 
-def _cells(finding: Finding, is_2d: bool, dice: Mapping[str, float] | None) -> list[Text]:
+def _cells(finding: Finding, is_2d: bool, with_objects: bool, dice: Mapping[str, float] | None) -> list[Text]:
     found = finding.state == "found"
     size = str(finding.voxels) if is_2d else f"{finding.volume_ml:.1f}"
     slices = "{}-{}".format(*finding.slice_range) if finding.slice_range else ""
@@ -136,6 +139,8 @@ def _cells(finding: Finding, is_2d: bool, dice: Mapping[str, float] | None) -> l
     cells.append(size if found else "")
     if not is_2d:
         cells.append(slices)
+    if with_objects:
+        cells.append(str(finding.instances) if found else "")
     if dice is not None:
         cells.append(_number(dice.get(finding.phrase)))
     # Text, not str: a phrase is shown as it was typed, also where it holds rich's markup.

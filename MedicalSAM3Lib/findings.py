@@ -12,6 +12,7 @@ from MedicalSAM3Lib.concepts import colour_of, find_concept
 from MedicalSAM3Lib.detector import Detections
 from MedicalSAM3Lib.fusion import Labels
 from MedicalSAM3Lib.presence import VolumeRule
+from MedicalSAM3Lib.separate import LEAST_OBJECT_VOXELS, connected_parts
 from MedicalSAM3Lib.stack import SliceStack
 from MedicalSAM3Lib.structures import Codes, Finding, State
 
@@ -20,9 +21,6 @@ UNSURE_BAND = 0.15
 
 LEAST_AGREEMENT = 0.5
 """Below this IoU the instances and the semantic map of a slice tell two stories."""
-
-LEAST_INSTANCE_VOXELS = 3
-"""Smaller parts are specks: they stay in the mask, but are not counted as objects of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +71,13 @@ def make_findings(
             continue
         layer, label = labels.layer_of[number], number + 1
         box = boxes[layer][label - 1]
-        ends = stack.slice_numbers[[box[0].start, box[0].stop - 1]]
         findings.append(
             Finding(
                 state="found",
                 confidence=labels.confidence[number],
                 voxels=voxels,
                 volume_ml=voxels * voxel_ml,
-                slice_range=(int(ends.min()), int(ends.max())),
+                slice_range=slice_range(stack, box[0].start, box[0].stop),
                 review_slices=review,
                 instances=count_instances(labels.layers[layer][box] == label),
                 layer=layer,
@@ -93,9 +90,15 @@ def make_findings(
 
 def count_instances(mask: np.ndarray) -> int:
     """Count the connected parts (26 neighbours) of a mask that are no specks; at least 1."""
-    parts, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    parts, count = connected_parts(mask)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-    return max(1, int((sizes >= LEAST_INSTANCE_VOXELS).sum()))
+    return max(1, int((sizes >= LEAST_OBJECT_VOXELS).sum()))
+
+
+def slice_range(stack: SliceStack, start: int, stop: int) -> tuple[int, int]:
+    """First and last of some slices of the stack, half-open, in the input's own numbering."""
+    ends = stack.slice_numbers[[start, stop - 1]]
+    return int(ends.min()), int(ends.max())
 
 
 def _identity(phrase: str) -> dict[str, object]:

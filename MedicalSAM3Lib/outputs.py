@@ -2,7 +2,8 @@
 
 A viewer of label maps takes 3D, not 4D. So masks that overlap go to a file per layer: ``liver.nii.gz``
 holds the first layer, ``liver_layer2.nii.gz`` the second, and ``liver.labels.json`` says for each
-finding in which file and under which label it lies. (Not ``liver.json``: that is what people call the report.)
+finding, or each of its objects, in which file and under which label it lies. (Not ``liver.json``: that is what people
+call the report.)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from MedicalSAM3Lib.atomic import replacing
+from MedicalSAM3Lib.segments import segments_of
 from MedicalSAM3Lib.structures import Segmentation
 
 SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".png")
@@ -98,39 +100,40 @@ def _write_nifti(path: Path, layer: np.ndarray, ijk_to_lps: np.ndarray) -> None:
 
 
 def _write_png(path: Path, mask: np.ndarray, segmentation: Segmentation) -> None:
-    """Labels as pixel values: 8 bit with the findings' colours as palette, or 16 bit where they do not fit."""
+    """Labels as pixel values: 8 bit with the segments' colours as palette, or 16 bit where they do not fit."""
     from PIL import Image
 
     labels = np.ascontiguousarray(mask, dtype=smallest_type([mask]))
     image = Image.fromarray(labels)
     if labels.dtype == np.uint8:
         palette = np.zeros((MOST_PALETTE_LABELS + 1, 3), np.uint8)
-        for finding in segmentation.findings:
-            if finding.state == "found" and finding.label <= MOST_PALETTE_LABELS:
-                palette[finding.label] = finding.colour
+        for segment in segments_of(segmentation.findings):
+            if segment.part.label <= MOST_PALETTE_LABELS:
+                palette[segment.part.label] = segment.colour
         image.putpalette(palette.tobytes())
     image.save(path, format="PNG")
 
 
 def _labels(files: Sequence[Path], segmentation: Segmentation) -> dict[str, Any]:
-    """Content of the sidecar: each finding with its file and label, and what was asked but is not there."""
-    found = [finding for finding in segmentation.findings if finding.state == "found"]
+    """Content of the sidecar: each segment with its file and label, and what was asked but is not there."""
     return {
         "schema_version": "1",
         "labels": [
             {
-                "file": files[finding.layer].name,
-                "label": finding.label,
-                "phrase": finding.phrase,
-                "concept_id": finding.concept_id,
-                "colour": list(finding.colour),
-                "codes": asdict(finding.codes),
-                "voxels": finding.voxels,
-                "volume_ml": finding.volume_ml,
-                "presence": finding.presence,
-                "confidence": finding.confidence,
+                "file": files[segment.finding.layer].name,
+                "label": segment.part.label,
+                "name": segment.name,
+                "phrase": segment.finding.phrase,
+                "object": segment.number,
+                "concept_id": segment.finding.concept_id,
+                "colour": list(segment.colour),
+                "codes": asdict(segment.finding.codes),
+                "voxels": segment.part.voxels,
+                "volume_ml": segment.part.volume_ml,
+                "presence": segment.finding.presence,
+                "confidence": segment.part.confidence,
             }
-            for finding in found
+            for segment in segments_of(segmentation.findings)
         ],
         "without_mask": [
             {"phrase": finding.phrase, "state": finding.state, "reason": finding.reason, "presence": finding.presence}

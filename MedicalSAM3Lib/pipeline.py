@@ -5,7 +5,7 @@ features     stack       -> features     trunk once a slice, for all concepts
 detection    features    -> detections   presence, then masks where presence opens the gate
 tracking     detections  -> detections   objects carried up and down by the memory bank, merged with what is seen
 fusion       detections  -> labels       concepts that are present compete for voxels
-findings     labels      -> segmentation on the input's grid, one finding per asked concept
+findings     labels      -> segmentation on the input's grid, one finding per asked concept; objects apart on request
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from MedicalSAM3Lib.errors import PromptError, SettingsError, WeightsError
 from MedicalSAM3Lib.feature_cache import FeatureCache
 from MedicalSAM3Lib.findings import Verdict, judge, make_findings
 from MedicalSAM3Lib.fusion import Labels, label_exclusively, label_with_overlap
+from MedicalSAM3Lib.instances import confidence_in, keep_apart
 from MedicalSAM3Lib.report import InputRecord, ModelRecord, RunRecord, Stopwatch
 from MedicalSAM3Lib.runtime import peak_memory_mb, pick_runtime, start_peak_memory
 from MedicalSAM3Lib.stack import prepare
@@ -88,12 +89,16 @@ def segment_with_report(
         verdicts = [judge(presence, volume_rule) for presence in view.presence]
         labels = _label(phrases, verdicts, view, settings, on_progress)
     with watch.stage("findings"):
-        layers = tuple(stack.to_input(layer) for layer in labels.layers)
         of_voxels = labels.confidence_map
         confidence = None if of_voxels is None else stack.to_input(of_voxels).astype(np.float32)
         findings = make_findings(
             phrases, verdicts, view.detections, labels, stack, calibration.threshold, volume.voxel_ml
         )
+        regions = labels.layers
+        if settings.instances:
+            surely = confidence_in(view.detections.maps, stack)
+            findings, regions = keep_apart(findings, labels, view.tracks, surely, stack, volume, on_progress)
+        layers = tuple(stack.to_input(region) for region in regions)
 
     record = RunRecord(
         input=InputRecord.of(volume),
@@ -136,15 +141,13 @@ def check_settings(settings: SegmentSettings, model: LoadedModel) -> None:
     """Refuse, before anything is computed, what this version or this model cannot do.
 
     Raises:
-        SettingsError: Tracking without a tracker, a vote over all axes, or instances as separate segments.
+        SettingsError: Tracking without a tracker, or a vote over all axes.
         WeightsError: The model's folder contradicts itself.
     """
     if settings.mode != "detect" and not model.model.has_tracker:
         raise SettingsError(f"mode: '{settings.mode}' needs a tracker, '{model.name}' has none; use 'detect'.")
     if settings.axis == "all":
         raise SettingsError("axis: voting over 'all' axes is not there yet in this version; use auto, 0, 1 or 2.")
-    if settings.instances:
-        raise SettingsError("instances: separate segments are not there yet in this version; leave the setting off.")
     wanted, got = model.model.image_size, model.preprocess.image_size
     if wanted != got:
         raise WeightsError(f"Expected image_size {wanted} in preprocess.json of '{model.name}', got {got}.")

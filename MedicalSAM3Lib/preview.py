@@ -1,7 +1,8 @@
 """Draw the preview figure: each finding outlined and named on the slice where it is largest.
 
 One tile a finding, cut along the plane that shows it best, in true proportions. Its neighbours in that slice
-are drawn thinner. What was asked for but not found stands below. A picture (2D) is one tile with all findings.
+are drawn thinner. Objects that were kept apart have outlines of their own. What was asked for but not found stands
+below. A picture (2D) is one tile with all findings.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ from MedicalSAM3Lib.preview_tiles import (
     shrink,
     square_view,
 )
-from MedicalSAM3Lib.structures import Finding, Segmentation, Volume
+from MedicalSAM3Lib.segments import Rgb, labels_by_shade
+from MedicalSAM3Lib.structures import Finding, Segmentation, Volume, mask_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,10 +82,18 @@ class Scene:
         """Along canonical i, j, k."""
         return self.canonical.spacing_mm(self.volume.spacing_mm)
 
+    def outlines(self) -> list[tuple[int, Rgb, tuple[int, ...]]]:
+        """What is outlined: the place in ``found``, the colour, and the labels."""
+        return [
+            (number, colour, labels)
+            for number, finding in enumerate(self.found)
+            for colour, labels in labels_by_shade(finding).items()
+        ]
+
     def slice_masks(self, tile: Tile) -> list[np.ndarray]:
-        """Boolean ``(H, W)`` of each found concept. Masks of whole volumes, many at a time, would not fit."""
+        """Boolean ``(H, W)`` of each outline. Masks of whole volumes, many at a time, would not fit."""
         slices = [slices_along(layer, tile.axis)[tile.index] for layer in self.layers]
-        return [slices[finding.layer] == finding.label for finding in self.found]
+        return [mask_of(slices[self.found[number].layer], labels) for number, _, labels in self.outlines()]
 
 
 def write_preview(path: str | Path, volume: Volume, segmentation: Segmentation) -> None:
@@ -142,7 +152,7 @@ def _tiles(scene: Scene) -> list[Tile]:
     k, j, i = scene.image.shape[:3]
     if scene.volume.is_2d or not scene.found:
         return [middle_tile((k, j, i), axis)]
-    masks = (scene.layers[finding.layer] == finding.label for finding in scene.found)
+    masks = (mask_of(scene.layers[finding.layer], finding.labels) for finding in scene.found)
     return choose_tiles(masks, scene.spacing_mm, axis)
 
 
@@ -162,13 +172,15 @@ def _draw_tile(axes: Axes, tile: Tile, scene: Scene) -> None:
     picture, masks, step = shrink(slices_along(scene.image, tile.axis)[tile.index], scene.slice_masks(tile))
     row_mm, column_mm = pixel_mm(scene.spacing_mm, tile.axis)
     pixel = (row_mm * step, column_mm * step)
-    main = masks[tile.finding] if tile.finding >= 0 else np.zeros(picture.shape[:2], bool)
+    main = np.zeros(picture.shape[:2], bool)
+    for (number, _, _), mask in zip(scene.outlines(), masks, strict=True):
+        main |= mask & (number == tile.finding)
     low, high = _window(scene.volume, picture[main])
     shown = picture / 255.0 if picture.ndim == 3 else picture
     axes.imshow(np.clip(shown, 0, 1) if picture.ndim == 3 else shown, cmap="gray", vmin=low, vmax=high,
                 interpolation="bicubic", aspect=pixel[0] / pixel[1])  # fmt: skip
-    for number, (finding, mask) in enumerate(zip(scene.found, masks, strict=True)):
-        _draw_outline(axes, mask, legible(finding.colour), is_main=tile.finding in (number, -1))
+    for (number, colour, _), mask in zip(scene.outlines(), masks, strict=True):
+        _draw_outline(axes, mask, legible(colour), is_main=tile.finding in (number, -1))
     axes.set(xticks=[], yticks=[], facecolor="black")
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -70,7 +70,8 @@ def write_title(axes: Axes, finding: Finding) -> None:
     size = 11.5 if len(finding.phrase) <= 18 else 9.5
     _text(axes, 0.0, 1.03, _short(finding.phrase), size=size, weight="bold", color=colour, va="bottom",
           transform=axes.transAxes)  # fmt: skip
-    _text(axes, 1.0, 1.03, f"{_amount(finding.volume_ml)} ml", size=9.5, color=TEXT, ha="right", va="bottom",
+    amount = _with_count(finding, f"{_amount(finding.volume_ml)} ml")
+    _text(axes, 1.0, 1.03, amount, size=9.5, color=TEXT, ha="right", va="bottom",
           transform=axes.transAxes)  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def name_rows(found: Sequence[Finding], width: float) -> list[list[tuple[str, Fi
     rows: list[list[tuple[str, Finding]]] = [[]]
     used = 0
     for finding in found:
-        name = f"{_short(finding.phrase)} \N{MIDDLE DOT} {finding.voxels:,} px"
+        name = f"{_short(finding.phrase)} \N{MIDDLE DOT} {_with_count(finding, f'{finding.voxels:,} px')}"
         if rows[-1] and used + len(name) > width * BOLD_CHARACTERS_PER_INCH:
             rows.append([])
             used = 0
@@ -135,6 +136,11 @@ def _text(parent: Any, x: float, y: float, text: str, **style: Any) -> None:
 def _with_presence(finding: Finding) -> str:
     name = _short(finding.phrase)
     return name if finding.presence is None else f"{name} {finding.presence:.2f}"
+
+
+def _with_count(finding: Finding, size: str) -> str:
+    """A size, after the number of objects where several were kept apart."""
+    return f"{len(finding.objects)} objects \N{MIDDLE DOT} {size}" if len(finding.objects) > 1 else size
 
 
 def _short(phrase: str) -> str:

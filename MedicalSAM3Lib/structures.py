@@ -11,7 +11,7 @@ Axes and frames, here and everywhere:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -66,6 +66,24 @@ class Codes:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectPart:
+    """One object of a found concept, kept apart from the others.
+
+    Attributes:
+        label: Its own in ``Segmentation.layers``; it lies in the layer of its finding.
+        voxels, volume_ml: Its size.
+        slice_range: Its first and last slice, as in ``Finding``.
+        confidence: Mean score (0..1) of its voxels.
+    """
+
+    label: int
+    voxels: int
+    volume_ml: float
+    slice_range: tuple[int, int]
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """The answer to one asked concept. There is exactly one for each, whatever happened.
 
@@ -78,9 +96,12 @@ class Finding:
         voxels, volume_ml: Size of the final mask, 0 unless found.
         slice_range: First and last slice of the mask, 0-based, inclusive, along ``axis`` of the input.
         review_slices: Slices that a person should look at, in the input's own numbering.
-        instances: Number of separate objects, 0 unless found.
+        instances: Number of separate objects, 0 unless found: of ``objects`` where they were kept apart, else of
+            connected parts.
         colour: RGB, 0..255.
-        layer, label: Where the mask lies in ``Segmentation.layers``; (-1, 0) unless found.
+        layer, label: Where the mask lies in ``Segmentation.layers``; (-1, 0) unless found. Where objects were
+            kept apart, the label is that of the first; ``labels`` are those of all.
+        objects: One for each object, from head to foot; empty unless they were to be kept apart.
     """
 
     phrase: str
@@ -98,6 +119,12 @@ class Finding:
     codes: Codes = field(default_factory=Codes)
     layer: int = -1
     label: int = 0
+    objects: tuple[ObjectPart, ...] = ()
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """All labels of its mask."""
+        return tuple(part.label for part in self.objects) or (self.label,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +149,22 @@ class Segmentation:
         """Boolean mask ``(K, J, I)`` of one finding; all False unless it was found."""
         if finding.layer < 0:
             return np.zeros(self.layers[0].shape, dtype=bool)
-        return self.layers[finding.layer] == finding.label
+        return mask_of(self.layers[finding.layer], finding.labels)
+
+    def object_mask_kji(self, finding: Finding, number: int) -> np.ndarray:
+        """Boolean mask ``(K, J, I)`` of one object of a finding; they are numbered from 1, as in their names.
+
+        Raises:
+            IndexError: The finding has no such object, or its objects were not kept apart.
+        """
+        if not 1 <= number <= len(finding.objects):
+            raise IndexError(f"expected an object from 1 to {len(finding.objects)}, got {number}")
+        return self.layers[finding.layer] == finding.objects[number - 1].label
+
+
+def mask_of(layer: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """Where a label map, or a slice of one, has any of some labels."""
+    return layer == labels[0] if len(labels) == 1 else np.isin(layer, labels)
 
 
 @dataclass(frozen=True, slots=True)

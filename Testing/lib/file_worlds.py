@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from MedicalSAM3Lib.structures import Codes, Finding, Segmentation, Volume
+from MedicalSAM3Lib.structures import Codes, Finding, ObjectPart, Segmentation, Volume
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -58,6 +58,25 @@ def segmentation_of(volume: Volume, *, overlap: bool = False) -> Segmentation:
         Finding("left kidney", "found", colour=(185, 102, 83), codes=codes, layer=int(overlap), label=2 - int(overlap)),
         Finding("spleen", "not_found", presence=0.1, reason="absent"),
     )
+    return Segmentation(layers, volume.ijk_to_lps, findings)
+
+
+def objects_of(volume: Volume, *, overlap: bool = False) -> Segmentation:
+    """Four ribs that were kept apart and a spine in one piece, in one layer or, overlapping, in two; 40 voxels."""
+    layer = np.zeros(volume.shape_kji, np.uint16)
+    layer.reshape(-1)[:20] = np.repeat((1, 2, 3, 4), 5)
+    spine = np.zeros_like(layer)
+    spine.reshape(-1)[18 if overlap else 20 : 40] = 5
+    layers = (layer, spine) if overlap else (layer + spine,)
+    parts = tuple(ObjectPart(label, 5, 0.05, (0, 0), 0.5 + label / 10) for label in (1, 2, 3, 4))
+    codes = Codes("SCT^123037004^Anatomical Structure", "SCT^113197003^Rib")
+    whole = (ObjectPart(5, int((spine == 5).sum()), 0.2, (0, 1), 0.9),)
+    findings = (
+        Finding("rib", "found", "rib", "", 0.9, 0.75, 20, 0.2, (0, 0), instances=4, colour=(200, 120, 60), codes=codes,
+                layer=0, label=1, objects=parts),
+        Finding("spine", "found", layer=int(overlap), label=5, instances=1, objects=whole),
+        Finding("liver", "not_found", reason="absent"),
+    )  # fmt: skip
     return Segmentation(layers, volume.ijk_to_lps, findings)
 
 

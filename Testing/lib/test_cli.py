@@ -17,6 +17,7 @@ from MedicalSAM3Lib.cli_segment import default_output
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.errors import Cancelled
 from MedicalSAM3Lib.structures import Finding
+from Testing.lib.fakes import fake_model
 from Testing.lib.small_world import ball_hu, save_small_model, write_image
 
 Call = Callable[..., tuple[int, str, str]]
@@ -76,6 +77,29 @@ def test_segment_writes_result_report_and_picture_and_answers_each_concept(
         assert said in out
 
 
+def test_objects_apart_reach_file_report_and_table(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    import SimpleITK
+    import slicerio
+
+    grey = ball_hu()
+    grey[:] = 0
+    grey[1:4, 5:15, 5:15] = grey[2:5, 25:35, 25:35] = 255
+    two = write_image(tmp_path / "two.nii.gz", grey)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "load_model", lambda *_, **__: fake_model({"lesion": (0.75, 1.5)}))
+    words = ("segment", two, "-c", "lesion", "--instances", "--speed", "exact", "--report", "r.json")
+    code, out, err = call(*words, "-o", "a.seg.nrrd", "--preview", "a.png")
+    assert code == 0, err
+    assert "Objects" in out
+    (finding,) = json.loads(Path("r.json").read_text(encoding="utf-8"))["findings"]
+    assert [part["voxels"] for part in finding["objects"]] == [300, 300]
+    segments = slicerio.read_segmentation("a.seg.nrrd")["segments"]
+    assert [segment["name"] for segment in segments] == ["lesion 1", "lesion 2"]
+    assert call(*words, "-o", "a.nii.gz")[0] == 0
+    labels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage("a.nii.gz"))
+    assert set(labels[labels > 0]) == {1, 2}
+
+
 def test_not_found_is_an_answer(image: Path, model: Path, call: Call) -> None:
     code, out, _ = call(
         "segment", image, "-c", "unicorn", "--model", model, "--presence-threshold", 1, "-o", "a.nii.gz"
@@ -107,7 +131,19 @@ def test_the_confidence_of_each_voxel_is_a_volume_on_the_grid_of_the_input(
 
 def test_every_setting_reaches_the_pipeline(image: Path, model: Path, call: Call) -> None:
     words = ("--slices", "1:4", "--roi", "0,20,0,30,1,4", "--axis", "2", "--window", "-100,200", "--rule", "top1")
-    more = ("--overlap", "keep", "--speed", "exact", "--device", "cpu", "--memory-budget", "1.5", "--mode", "detect")
+    more = (
+        "--overlap",
+        "keep",
+        "--speed",
+        "exact",
+        "--device",
+        "cpu",
+        "--memory-budget",
+        "1.5",
+        "--mode",
+        "detect",
+        "--instances",
+    )
     code, _, err = call("segment", image, "-c", "liver", "--model", model, "--report", "r.json", *words, *more)
     assert code == 0, err
     settings = json.loads(Path("r.json").read_text(encoding="utf-8"))["settings"]
@@ -118,6 +154,7 @@ def test_every_setting_reaches_the_pipeline(image: Path, model: Path, call: Call
         window="-100,200",
         rule="top1",
         overlap="keep",
+        instances=True,
         speed="exact",
         device="cpu",
         memory_budget_gb=1.5,
@@ -271,13 +308,12 @@ def test_version_and_help_answer(call: Call) -> None:
 
 
 def test_every_setting_has_an_option() -> None:
-    """All but ``instances``, which the pipeline does not have yet."""
     import typer
 
     segment = typer.main.get_command(cli.app).commands["segment"]  # type: ignore[attr-defined]
     names = {parameter.name for parameter in segment.params}
     renamed = {"memory_budget_gb": "memory_budget", "confidence_map": "confidence"}
-    assert {renamed.get(name, name) for name in SegmentSettings.model_fields} - names == {"instances"}
+    assert {renamed.get(name, name) for name in SegmentSettings.model_fields} <= names
 
 
 def test_concepts_are_searched_by_name_and_synonym(call: Call) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from MedicalSAM3Lib.cli_show import RESEARCH_NOTICE, byte_bar, findings_table, model_notices, progress_bars, waiting
-from MedicalSAM3Lib.structures import Finding, Progress
+from MedicalSAM3Lib.structures import Finding, ObjectPart, Progress
 
 FOUND = Finding("[red]liver", "found", presence=0.987, confidence=0.5, voxels=120, volume_ml=1.26, slice_range=(3, 7))
 ABSENT = Finding("brain", "not_found", reason="presence below 0.50", presence=0.02)
@@ -37,6 +38,17 @@ def test_each_finding_has_a_row_in_the_order_asked() -> None:
 
 def test_a_photograph_shows_pixels_and_no_slices() -> None:
     assert row_of(shown([FOUND], is_2d=True), "liver") == ["[red]liver", "found", "0.99", "0.50", "120"]
+
+
+def test_objects_are_counted_where_they_were_kept_apart() -> None:
+    parts = tuple(ObjectPart(label, 40, 0.42, (3, 7), 0.5) for label in (1, 2, 3))
+    ribs = replace(FOUND, phrase="rib", instances=3, objects=parts)
+    for is_2d in (False, True):
+        lines = shown([ribs, ABSENT], is_2d=is_2d)
+        assert any("Objects" in line for line in lines)
+        assert row_of(lines, "rib")[-2:] == ["3", ""]
+        assert row_of(lines, "brain")[-2:] == ["", "presence below 0.50"]
+    assert not any("Objects" in line for line in shown([FOUND]))
 
 
 def test_dice_has_a_column_that_is_blank_where_there_is_none() -> None:

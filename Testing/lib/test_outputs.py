@@ -16,7 +16,7 @@ from MedicalSAM3Lib import outputs
 from MedicalSAM3Lib.errors import OutputError
 from MedicalSAM3Lib.files import read_volume, write_segmentation
 from MedicalSAM3Lib.structures import Finding, Segmentation, Volume
-from Testing.lib.file_worlds import affine, counting, rotation, segmentation_of
+from Testing.lib.file_worlds import affine, counting, objects_of, rotation, segmentation_of
 
 VOLUME = Volume(counting((3, 4, 5)), affine(rotation(1), (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)))
 PICTURE = Volume(counting((1, 4, 5, 3)), np.eye(4), "RGB", is_2d=True)
@@ -31,6 +31,41 @@ def test_sidecar_names_each_label_and_what_is_missing(tmp_path: Path) -> None:
     assert labels[1]["file"] == "out.nii.gz"
     assert labels[2]["codes"]["modifier"] == "SCT^7771000^Left"
     assert sidecar["without_mask"] == [{"phrase": "spleen", "state": "not_found", "reason": "absent", "presence": 0.1}]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_sidecar_names_each_object(tmp_path: Path, overlap: bool) -> None:
+    segmentation = objects_of(VOLUME, overlap=overlap)
+    write_segmentation(tmp_path / "out.nii.gz", segmentation, VOLUME)
+    entries = json.loads((tmp_path / "out.labels.json").read_text(encoding="utf-8"))["labels"]
+    assert [(entry["name"], entry["phrase"], entry["object"]) for entry in entries] == [
+        *((f"rib {number}", "rib", number) for number in (1, 2, 3, 4)),
+        ("spine", "spine", 1),
+    ]
+    assert [entry["confidence"] for entry in entries[:4]] == [0.6, 0.7, 0.8, 0.9]
+    for entry in entries[:4]:
+        array = read_volume(tmp_path / entry["file"]).array
+        mask = segmentation.object_mask_kji(segmentation.findings[0], entry["object"])
+        np.testing.assert_array_equal(array == entry["label"], mask)
+        assert entry["voxels"] == 5
+
+
+def test_what_was_not_kept_apart_has_no_object_in_the_sidecar(tmp_path: Path) -> None:
+    write_segmentation(tmp_path / "out.nii.gz", segmentation_of(VOLUME), VOLUME)
+    entries = json.loads((tmp_path / "out.labels.json").read_text(encoding="utf-8"))["labels"]
+    assert [(entry["name"], entry["object"]) for entry in entries] == [("liver", None), ("left kidney", None)]
+
+
+def test_a_png_mask_shows_each_object_in_its_shade(tmp_path: Path) -> None:
+    picture = Volume(counting((1, 8, 8, 3)), np.eye(4), "RGB", is_2d=True)
+    segmentation = objects_of(picture)
+    write_segmentation(tmp_path / "out.png", segmentation, picture)
+    with Image.open(tmp_path / "out.png") as image:
+        shown = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    first, second = shown[0].tolist(), shown[5].tolist()
+    assert first == list(segmentation.findings[0].colour)
+    assert second != first
+    assert second == json.loads((tmp_path / "out.labels.json").read_text(encoding="utf-8"))["labels"][1]["colour"]
 
 
 @pytest.mark.parametrize("name", ["out.nii.gz", "out.nii"])

@@ -176,7 +176,6 @@ def test_a_box_outside_the_volume_is_refused(box):
         ({"mode": "track"}, "tracker"),
         ({"mode": "fuse"}, "tracker"),
         ({"axis": "all"}, "axis"),
-        ({"instances": True}, "instances"),
     ],
 )
 def test_what_is_not_there_yet_is_refused_before_anything_is_computed(values, word):

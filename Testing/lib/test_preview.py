@@ -12,7 +12,7 @@ from PIL import Image
 
 from MedicalSAM3Lib import preview, preview_tiles
 from MedicalSAM3Lib.errors import OutputError
-from MedicalSAM3Lib.structures import Finding, Segmentation, Volume
+from MedicalSAM3Lib.structures import Finding, ObjectPart, Segmentation, Volume
 
 AIR, TISSUE = -1000.0, 50.0
 
@@ -118,6 +118,23 @@ def test_more_findings_than_tiles_are_still_named() -> None:
     figure = preview.draw_preview(volume, found(volume, boxes))
     assert len(figure.axes) == preview_tiles.MOST_TILES
     assert "Found, not drawn: part 8, part 9" in texts(figure)
+
+
+@pytest.mark.parametrize("is_2d", [False, True])
+def test_objects_share_a_tile_and_have_outlines_of_their_own(is_2d: bool) -> None:
+    volume = body((1 if is_2d else 4, 40, 50))
+    volume = Volume(volume.array, volume.ijk_to_lps, "CT", is_2d=is_2d)
+    boxes = {"rib": np.s_[:, 10:20, 10:20], "also": np.s_[:, 10:20, 20:30], "heart": np.s_[:, 25:30, 10:20]}
+    apart = found(volume, boxes)
+    parts = tuple(ObjectPart(label, 7, 6.0, (0, 0), 0.9) for label in (1, 2))
+    ribs = Finding("rib", "found", colour=(200, 90, 60), voxels=14, volume_ml=12.345, layer=0, label=1, objects=parts)
+    segmentation = Segmentation(apart.layers, volume.ijk_to_lps, (ribs, apart.findings[2]))
+    figure = preview.draw_preview(volume, segmentation)
+    size = "14 px" if is_2d else "12.3 ml"
+    assert f"2 objects \N{MIDDLE DOT} {size}" in texts(figure)
+    assert len(figure.axes) == (1 if is_2d else 2)
+    lines = [each for each in figure.axes[0].collections if each.get_edgecolor().size]
+    assert len({tuple(each.get_edgecolor()[0][:3]) for each in lines}) == 3  # two ribs, one heart
 
 
 def test_nothing_found_shows_the_middle_slice() -> None:

@@ -43,9 +43,35 @@ def test_a_report_with_every_state_fits_the_schema(record, validator, tmp_path):
     assert report["settings"]["speed"] == "exact"
 
 
+def test_a_report_lists_the_objects_that_were_kept_apart(validator):
+    volume, _ = spheres({255.0: (0.2, 0.5, 0.5), 250.0: (0.8, 0.5, 0.5)})
+    settings = make_settings(speed="exact", instances=True)
+    _, record = segment_with_report(volume, ["cell", "nonsense"], fake_model({"cell": (0.75, 1.5)}), settings)
+    report = json.loads(json.dumps(make_report(record)))
+    validator.validate(report)
+    cell, nonsense = report["findings"]
+    assert (cell["instances"], [part["label"] for part in cell["objects"]]) == (2, [1, 2])
+    assert sum(part["volume_ml"] for part in cell["objects"]) == pytest.approx(cell["volume_ml"])
+    assert nonsense["objects"] == []
+    for damage in ({"label": 0}, {"voxels": 0}, {"name": "Doe"}, {"slice_range": None}):
+        damaged = json.loads(json.dumps(report))
+        damaged["findings"][0]["objects"][0] |= damage
+        assert not validator.is_valid(damaged)
+    nonsense["objects"] = cell["objects"]
+    assert not validator.is_valid(report)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("voxels", 0), ("reason", "because"), ("state", "maybe"), ("presence", 1.5), ("slice_range", None), ("extra", 1)],
+    [
+        ("voxels", 0),
+        ("reason", "because"),
+        ("state", "maybe"),
+        ("presence", 1.5),
+        ("slice_range", None),
+        ("extra", 1),
+        ("objects", None),
+    ],
 )
 def test_the_schema_refuses_a_finding_that_contradicts_itself(record, validator, key, value):
     report = json.loads(json.dumps(make_report(record)))

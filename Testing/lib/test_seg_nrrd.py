@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from MedicalSAM3Lib.files import write_segmentation
 from MedicalSAM3Lib.seg_nrrd import terminology_entry
 from MedicalSAM3Lib.structures import Codes, Finding, Segmentation, Volume
-from Testing.lib.file_worlds import affine, affines, counting, rotation, segmentation_of, shapes_kji
+from Testing.lib.file_worlds import affine, affines, counting, objects_of, rotation, segmentation_of, shapes_kji
 
 VOLUME = Volume(counting((3, 4, 5)), affine(rotation(1), (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)))
 
@@ -83,6 +84,28 @@ def test_the_header_is_slicers(tmp_path: Path) -> None:
     assert header["Segment1_Extent"] == "0 4 0 3 0 2"
     assert "MedicalSAM3.Phrase:left kidney|" in header["Segment1_Tags"]
     assert "Segment2_ID" not in header
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_objects_are_segments_of_one_phrase_with_names_and_shades_of_their_own(tmp_path: Path, overlap: bool) -> None:
+    import nrrd
+
+    segmentation = objects_of(VOLUME, overlap=overlap)
+    write_segmentation(tmp_path / "out.seg.nrrd", segmentation, VOLUME)
+    back = read(tmp_path / "out.seg.nrrd")
+    assert [segment["name"] for segment in back["segments"]] == ["rib 1", "rib 2", "rib 3", "rib 4", "spine"]
+    assert len({segment["id"] for segment in back["segments"]}) == 5
+    ribs = segmentation.findings[0]
+    for number in range(4):
+        np.testing.assert_array_equal(mask_of(back, number), segmentation.object_mask_kji(ribs, number + 1))
+        assert back["segments"][number]["terminology"]["type"] == ["SCT", "113197003", "Rib"]
+    np.testing.assert_array_equal(mask_of(back, 4), segmentation.mask_kji(segmentation.findings[1]))
+    np.testing.assert_allclose(back["segments"][0]["color"], np.array(ribs.colour) / 255, atol=1e-5)
+    colours = [tuple(segment["color"]) for segment in back["segments"][:4]]
+    assert all(one != other for one, other in pairwise(colours))
+    header = nrrd.read_header(str(tmp_path / "out.seg.nrrd"))
+    assert all("MedicalSAM3.Phrase:rib|" in header[f"Segment{number}_Tags"] for number in range(4))
+    assert header["Segment4_Layer"] == str(int(overlap))
 
 
 def test_nothing_found_has_no_segment(tmp_path: Path) -> None:
