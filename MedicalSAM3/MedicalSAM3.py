@@ -25,6 +25,7 @@ from slicer.util import VTKObservationMixin
 from MedicalSAM3Slicer.command import (
     REPORT_FILE,
     SEGMENTATION_FILE,
+    SEPARATE_OPTION,
     VOLUME_FILE,
     buildCommand,
     findProgram,
@@ -113,7 +114,8 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             concepts = splitConcepts(self.ui.conceptsEdit.text)
             program = findProgram(self.ui.programEdit.text)
             volume, target = self.ui.inputSelector.currentNode(), self.ui.outputSelector.currentNode()
-            self.logic.segment(volume, concepts, program, self.onDone, target)
+            options = [SEPARATE_OPTION] if self.ui.separateCheckBox.checked else []
+            self.logic.segment(volume, concepts, program, self.onDone, target, options)
         self.updateButton()
 
     def onDone(self, outcomes: Sequence[Outcome]) -> None:
@@ -156,6 +158,7 @@ class MedicalSAM3Logic(ScriptedLoadableModuleLogic):
         program: str,
         onDone: OnDone,
         segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         """Start a run and return at once.
 
@@ -165,6 +168,7 @@ class MedicalSAM3Logic(ScriptedLoadableModuleLogic):
             program: Path of the ``medsam3`` command.
             onDone: Called with an outcome for each concept; with none when the run was cancelled.
             segmentationNode: Gets the segments; a new one is made when something was found and this is None.
+            options: More options of the command.
 
         Raises:
             RuntimeError: A run is still going on, or the volume cannot be written.
@@ -175,7 +179,7 @@ class MedicalSAM3Logic(ScriptedLoadableModuleLogic):
         nodeIds = volumeNode.GetID(), segmentationNode.GetID() if segmentationNode else None
         job = Job(lambda exitCode, stderr: self._finish(exitCode, stderr, list(concepts), nodeIds, onDone))
         try:
-            command = buildCommand(program, job.folder, concepts)
+            command = buildCommand(program, job.folder, concepts, options)
             if not slicer.util.exportNode(volumeNode, str(job.folder / VOLUME_FILE), {"useCompression": 0}, world=True):
                 raise RuntimeError(_("The volume could not be written for the segmentation."))
         except Exception:

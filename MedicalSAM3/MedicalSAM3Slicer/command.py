@@ -13,6 +13,9 @@ SEGMENTATION_FILE = "result.seg.nrrd"
 REPORT_FILE = "report.json"
 """Names that say nothing of the patient: the folder of a run is temporary, its files carry no node names."""
 
+SEPARATE_OPTION = "--instances"
+"""A segment for each object of a concept."""
+
 
 def splitConcepts(text: str) -> list[str]:
     """The typed concepts, in their order: parted by commas, semicolons or lines, each asked once."""
@@ -43,8 +46,14 @@ def findProgram(configured: str = "", which: Callable[[str], str | None] = shuti
     return found
 
 
-def buildCommand(program: str, folder: Path, concepts: Sequence[str]) -> list[str]:
+def buildCommand(program: str, folder: Path, concepts: Sequence[str], options: Sequence[str] = ()) -> list[str]:
     """Program and arguments that segment the volume of a run's folder into that folder.
+
+    Args:
+        program: Path of the command.
+        folder: Of the run.
+        concepts: At least one phrase.
+        options: More options of ``medsam3 segment``, such as ``SEPARATE_OPTION``.
 
     Raises:
         ValueError: No concept was given.
@@ -62,4 +71,5 @@ def buildCommand(program: str, folder: Path, concepts: Sequence[str]) -> list[st
         "--report",
         str(folder / REPORT_FILE),
         "--quiet",
+        *options,
     ]

@@ -21,6 +21,7 @@ class Outcome:
         reason: Why, when it was not found.
         presence: Probability (0..1) that it is in the volume, None if unknown.
         volumeMl: Size of the mask in millilitres.
+        objects: How many objects were kept apart; 0 when they were not.
     """
 
     phrase: str
@@ -28,6 +29,7 @@ class Outcome:
     reason: str = ""
     presence: float | None = None
     volumeMl: float = 0.0
+    objects: int = 0
 
 
 def readReport(path: Path, concepts: Sequence[str]) -> list[Outcome]:
@@ -56,7 +58,8 @@ def describe(outcome: Outcome) -> str:
     """One line for the panel."""
     presence = "" if outcome.presence is None else f", presence {outcome.presence:.2f}"
     if outcome.state == "found":
-        return f"{outcome.phrase}: found, {outcome.volumeMl:.1f} ml{presence}"
+        objects = f", {outcome.objects} objects" if outcome.objects > 1 else ""
+        return f"{outcome.phrase}: found{objects}, {outcome.volumeMl:.1f} ml{presence}"
     reason = f" ({outcome.reason})" if outcome.reason else ""
     return f"{outcome.phrase}: {outcome.state.replace('_', ' ')}{presence}{reason}"
 
@@ -79,4 +82,5 @@ def _outcome(finding: dict) -> Outcome:
         reason=str(finding.get("reason") or ""),
         presence=None if presence is None else float(presence),
         volumeMl=float(finding.get("volume_ml") or 0.0),
+        objects=len(finding.get("objects") or ()),
     )

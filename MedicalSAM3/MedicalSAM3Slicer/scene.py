@@ -14,31 +14,37 @@ PHRASE_TAG = "MedicalSAM3.Phrase"
 """Segment tag that the library writes: the concept as it was typed."""
 
 
-def segmentsByPhrase(segmentation: slicer.vtkSegmentation) -> dict[str, str]:
-    """Phrase to segment ID, of the segments that this project wrote."""
-    found = {}
+def segmentsByPhrase(segmentation: slicer.vtkSegmentation) -> dict[str, list[str]]:
+    """Phrase to segment IDs, of the segments that this project wrote: one for a concept, or one for each object."""
+    found: dict[str, list[str]] = {}
     for segmentId in segmentation.GetSegmentIDs():
         phrase = vtk.reference("")
         if segmentation.GetSegment(segmentId).GetTag(PHRASE_TAG, phrase):
-            found[str(phrase)] = segmentId
+            found.setdefault(str(phrase), []).append(segmentId)
     return found
 
 
 def addSegments(
     target: slicer.vtkMRMLSegmentationNode, source: slicer.vtkMRMLSegmentationNode, outcomes: Sequence[Outcome]
 ) -> list[Outcome]:
-    """Copy the mask of each found concept into a new segment of ``target``; all other segments stay as they are.
+    """Copy the mask of each found concept, or of each of its objects, into a new segment of ``target``.
+
+    All other segments stay as they are.
 
     Returns:
-        The outcomes; one that was to be found but has no mask in ``source`` is "failed".
+        The outcomes; one that was to be found but has no mask in ``source``, or fewer than it has objects, is "failed".
     """
     byPhrase = segmentsByPhrase(source.GetSegmentation())
     checked = []
     for outcome in outcomes:
         if outcome.state == "found":
-            segmentId = byPhrase.get(outcome.phrase)
-            if segmentId is None or not _copySegment(target, source, segmentId):
+            segmentIds = byPhrase.get(outcome.phrase, [])
+            copied = sum(_copySegment(target, source, segmentId) for segmentId in segmentIds)
+            if copied == 0:
                 outcome = replace(outcome, state="failed", reason="the result holds no mask for it")
+            elif copied < outcome.objects:
+                reason = f"the result holds only {copied} of its {outcome.objects} objects"
+                outcome = replace(outcome, state="failed", reason=reason)
         checked.append(outcome)
     return checked
 

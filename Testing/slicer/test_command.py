@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
 
-from MedicalSAM3.MedicalSAM3Slicer.command import buildCommand, findProgram, splitConcepts
+from MedicalSAM3.MedicalSAM3Slicer.command import SEPARATE_OPTION, buildCommand, findProgram, splitConcepts
+from MedicalSAM3Lib.cli import app
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,12 @@ def test_command_names_files_only_by_neutral_names(tmp_path: Path) -> None:
         str(tmp_path / "report.json"),
         "--quiet",
     ]
+
+
+def test_objects_apart_is_an_option_of_the_command(tmp_path: Path) -> None:
+    assert buildCommand("medsam3", tmp_path, ["rib"], [SEPARATE_OPTION])[-1] == SEPARATE_OPTION
+    segment = typer.main.get_command(app).commands["segment"]  # type: ignore[attr-defined]
+    assert SEPARATE_OPTION in {name for parameter in segment.params for name in parameter.opts}
 
 
 def test_concept_that_looks_like_an_option_stays_a_concept(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from MedicalSAM3.MedicalSAM3Slicer.outcome import Outcome, describe, failAll, failureReason, readReport
 from MedicalSAM3Lib.structures import Finding
 
-FOUND = {"phrase": "liver", "state": "found", "reason": "", "presence": 0.98, "volume_ml": 1523.25}
+FOUND = {"phrase": "liver", "state": "found", "reason": "", "presence": 0.98, "volume_ml": 1523.25, "objects": []}
 MISSING = {"phrase": "uterus", "state": "not_found", "reason": "presence below 0.5", "presence": 0.031, "volume_ml": 0}
 
 
@@ -28,10 +28,21 @@ def test_every_asked_concept_has_one_outcome_in_its_order(tmp_path: Path) -> Non
     ]
 
 
+def test_objects_that_were_kept_apart_are_counted(tmp_path: Path) -> None:
+    ribs = FOUND | {"phrase": "rib", "objects": [{"label": 1}, {"label": 2}]}
+    outcomes = readReport(write(tmp_path / "report.json", [FOUND, ribs]), ["liver", "rib"])
+    assert [outcome.objects for outcome in outcomes] == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("outcome", "line"),
     [
         (Outcome("liver", "found", presence=0.98, volumeMl=1523.25), "liver: found, 1523.2 ml, presence 0.98"),
+        (
+            Outcome("rib", "found", presence=0.9, volumeMl=9.0, objects=24),
+            "rib: found, 24 objects, 9.0 ml, presence 0.90",
+        ),
+        (Outcome("liver", "found", volumeMl=9.0, objects=1), "liver: found, 9.0 ml"),
         (Outcome("uterus", "not_found", presence=0.031), "uterus: not found, presence 0.03"),
         (Outcome("rib", "failed", reason="out of memory"), "rib: failed (out of memory)"),
     ],

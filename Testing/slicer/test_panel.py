@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 WIDGETS = {
-    "qMRMLWidget", "qMRMLNodeComboBox", "ctkCollapsibleButton", "QLabel", "QLineEdit", "QListWidget",
+    "qMRMLWidget", "qMRMLNodeComboBox", "ctkCollapsibleButton", "QCheckBox", "QLabel", "QLineEdit", "QListWidget",
     "QProgressBar", "QPushButton",
 }  # fmt: skip
 

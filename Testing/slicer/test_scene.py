@@ -101,6 +101,24 @@ def test_an_empty_result_never_takes_the_name_of_another(scene_module: ModuleTyp
     assert {outcome.phrase: outcome.state for outcome in checked} == {"liver": "found", "brain tumor": "failed"}
 
 
+def test_every_object_of_a_concept_becomes_a_segment(scene_module: ModuleType) -> None:
+    target = segmentation()
+    source = segmentation(("rib", box(0, 2)), FOUND, ("rib", box(5, 6)))
+    outcomes = [Outcome("rib", "found", objects=2), Outcome("liver", "found")]
+    assert scene_module.addSegments(target, source, outcomes) == outcomes
+    assert [(name, voxels) for _, name, voxels in contents(target)] == [
+        ("rib named", 24),
+        ("rib named", 12),
+        ("liver named", 36),
+    ]
+
+
+def test_an_object_without_a_mask_does_not_go_unnoticed(scene_module: ModuleType) -> None:
+    source = segmentation(("rib", box(0, 2)), ("rib", box(0, 0)))
+    (checked,) = scene_module.addSegments(segmentation(), source, [Outcome("rib", "found", objects=2)])
+    assert (checked.state, checked.reason) == ("failed", "the result holds only 1 of its 2 objects")
+
+
 def test_nothing_found_adds_nothing(scene_module: ModuleType) -> None:
     target = segmentation()
     outcomes = [Outcome("liver", "not_found")]
@@ -124,7 +142,7 @@ def test_tags_and_colour_come_along(scene_module: ModuleType, tmp_path: Path) ->
     original = source.GetSegmentation().GetSegment(segment_id)
     original.SetTag(original.GetTerminologyEntryTagName(), entry)
     scene_module.addSegments(target, source, [Outcome("liver", "found")])
-    (new_id,) = scene_module.segmentsByPhrase(target.GetSegmentation()).values()
+    ((new_id,),) = scene_module.segmentsByPhrase(target.GetSegmentation()).values()
     segment = target.GetSegmentation().GetSegment(new_id)
     assert segment.GetTerminology() == entry
     assert segment.GetColor() == pytest.approx((0.1, 0.2, 0.3))
