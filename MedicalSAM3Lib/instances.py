@@ -5,7 +5,7 @@ What the tracker followed says who is who; ``separate`` deals with the rest of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,14 +15,15 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from MedicalSAM3Lib.evidence import Evidence, StackEvidence
 from MedicalSAM3Lib.findings import slice_range
-from MedicalSAM3Lib.fusion import Labels, SliceMap, confidence_of
+from MedicalSAM3Lib.fusion import Labels, SliceMap
 from MedicalSAM3Lib.geometry import canonical_of, pixel_mm
 from MedicalSAM3Lib.objects import iou
 from MedicalSAM3Lib.separate import Claims, separate
 from MedicalSAM3Lib.stack import SliceStack
 from MedicalSAM3Lib.structures import Finding, ObjectPart, OnProgress, Progress, Volume
-from MedicalSAM3Lib.tracker import Track, TrackedMask
+from MedicalSAM3Lib.tracker import Track
 
 STAGE = "objects"
 
@@ -35,15 +36,12 @@ MOST_LABELS = 65_535
 Box = tuple[slice, slice, slice]
 """Slices, rows and columns of the region."""
 
-Confidence = Callable[[int, int], np.ndarray | None]
-"""Concept and slice to the confidence of the region's pixels ``(h, w)``; None where the concept is not on the slice."""
-
 
 def keep_apart(
     findings: Sequence[Finding],
     labels: Labels,
     tracks: Sequence[Track],
-    confidence: Confidence,
+    evidence: Evidence,
     stack: SliceStack,
     volume: Volume,
     on_progress: OnProgress,
@@ -54,7 +52,7 @@ def keep_apart(
         findings: Of all concepts, in the order asked, as ``make_findings`` wrote them.
         labels: Concepts on the voxels of the region.
         tracks: The objects of all concepts that were followed through the stack, if any.
-        confidence: From which the labels were made.
+        evidence: From which the labels were made.
         stack: The slices of the region.
         volume: The input.
         on_progress: Called before each slice of each concept; may raise ``Cancelled``.
@@ -75,7 +73,7 @@ def keep_apart(
         followed = [track for track in tracks if track.concept == number]
         claims = _claims(followed, stack, box, partial(_on_slice, on_progress, done, total))
         owners = separate(mask, claims, _spacing_mm(volume, stack), stack.axis, MOST_LABELS // len(found))
-        parts = _measure(owners, partial(confidence, number), stack, box, volume.voxel_ml, last)
+        parts = _measure(owners, partial(evidence.confidence, number), stack, box, volume.voxel_ml, last)
         layers[finding.layer][box][mask] = owners[mask] + last
         apart[number] = replace(finding, label=parts[0].label, instances=len(parts), objects=parts)
         last, done = parts[-1].label, done + len(mask)
@@ -85,15 +83,6 @@ def keep_apart(
 
 def _on_slice(on_progress: OnProgress, before: int, total: int, n: int) -> None:
     on_progress(Progress(STAGE, before + n, total))
-
-
-def confidence_in(maps: Mapping[tuple[int, int], SliceMap], stack: SliceStack) -> Confidence:
-    """The confidence that the maps of a stack, by concept and slice, stand for."""
-
-    def confidence(concept: int, n: int) -> np.ndarray | None:
-        return confidence_of(maps[concept, n], stack.restore) if (concept, n) in maps else None
-
-    return confidence
 
 
 def same_objects(tracks: Sequence[Track]) -> np.ndarray:
@@ -137,15 +126,16 @@ def _alike(
 def _claims(tracks: Sequence[Track], stack: SliceStack, box: Box, on_slice: Callable[[int], None]) -> Claims:
     """What the tracks of a concept say of each slice of a box; owner 1 is the first object."""
     owners = same_objects(tracks) + 1
-    by_slice: dict[int, list[tuple[int, TrackedMask]]] = {}
-    for owner, track in zip(owners.tolist(), tracks, strict=True):
-        for n, mask in track.masks.items():
-            by_slice.setdefault(n - box[0].start, []).append((owner, mask))
+    masks = {(number, n): mask for number, track in enumerate(tracks) for n, mask in track.masks.items()}
+    maps = {key: SliceMap(mask.logits, mask.confidence) for key, mask in masks.items()}
+    evidence = StackEvidence(maps, stack.region_shape, stack.restore)
 
     def claims(n: int) -> Iterator[tuple[int, np.ndarray]]:
         on_slice(n)
-        for owner, mask in by_slice.get(n, ()):
-            yield owner, confidence_of(SliceMap(mask.logits, mask.confidence), stack.restore)[box[1:]]
+        for number, owner in enumerate(owners.tolist()):
+            confidence = evidence.confidence(number, box[0].start + n)
+            if confidence is not None:
+                yield owner, confidence[box[1:]]
 
     return claims
 

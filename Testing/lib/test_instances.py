@@ -14,11 +14,13 @@ from MedicalSAM3Lib import views
 from MedicalSAM3Lib.config import make_settings
 from MedicalSAM3Lib.detector import Detections
 from MedicalSAM3Lib.errors import Cancelled
+from MedicalSAM3Lib.evidence import StackEvidence
 from MedicalSAM3Lib.files import write_segmentation
 from MedicalSAM3Lib.findings import Verdict, make_findings
-from MedicalSAM3Lib.fusion import Labels, SliceMap, label_exclusively, label_with_overlap
-from MedicalSAM3Lib.instances import confidence_in, keep_apart, same_objects
+from MedicalSAM3Lib.fusion import Labels, SliceMap, label
+from MedicalSAM3Lib.instances import keep_apart, same_objects
 from MedicalSAM3Lib.merge import with_tracks
+from MedicalSAM3Lib.overlap import dice
 from MedicalSAM3Lib.pipeline import segment
 from MedicalSAM3Lib.preprocess import PreprocessSpec
 from MedicalSAM3Lib.stack import prepare
@@ -73,14 +75,14 @@ def apart(
         both = {key: torch.maximum(one.logits, maps[key].logits) for key, one in followed.items() if key in maps}
         joined = {key: SliceMap(logits, 0.9) for key, logits in both.items()}
         detections = replace(detections, maps={**maps, **followed, **joined})
-    rule = label_with_overlap if options.get("overlap") == "keep" else label_exclusively
-    labels = rule(detections.maps, range(len(concepts)), stack.region_shape, stack.restore, lambda n: None)
+    evidence = StackEvidence(detections.maps, stack.region_shape, stack.restore)
+    labels = label(evidence, range(len(concepts)), lambda *_: options.get("overlap") == "keep", lambda n: None)
     findings = make_findings(
         concepts, [Verdict("found", 0.9)] * len(concepts), detections, labels, stack, 0.0, volume.voxel_ml
     )
     before = Segmentation(tuple(stack.to_input(one) for one in labels.layers), volume.ijk_to_lps, findings)
-    surely, on_progress = confidence_in(detections.maps, stack), options.get("on_progress", lambda _: None)
-    findings, layers = keep_apart(findings, labels, tracks, surely, stack, volume, on_progress)  # type: ignore[arg-type]
+    on_progress = options.get("on_progress", lambda _: None)
+    findings, layers = keep_apart(findings, labels, tracks, evidence, stack, volume, on_progress)  # type: ignore[arg-type]
     result = Segmentation(tuple(stack.to_input(one) for one in layers), volume.ijk_to_lps, findings)
     check_consistent(before, result, stack.axis)
     return result
@@ -195,7 +197,7 @@ def test_nothing_at_all_is_no_object() -> None:
     labels = Labels([np.zeros((2, SIDE, SIDE), np.uint16)], {}, {}, {})
     volume = Volume(np.zeros((2, SIDE, SIDE), np.float32), np.eye(4))
     stack = prepare(volume, PreprocessSpec(image_size=SIDE), make_settings(axis="2"))
-    nothing = confidence_in({}, stack)
+    nothing = StackEvidence({}, stack.region_shape, stack.restore)
     findings, layers = keep_apart([Finding("rib", "not_found")], labels, [], nothing, stack, volume, lambda _: None)
     assert findings == (Finding("rib", "not_found"),)
     assert not layers[0].any()
@@ -256,6 +258,18 @@ def test_a_whole_run_keeps_objects_apart(
     back = read(tmp_path / "out.seg.nrrd")
     assert [one["name"] for one in back["segments"]] == ["rod 1", "rod 2"]
     np.testing.assert_array_equal(mask_of(back, 1), other)
+
+
+@pytest.mark.parametrize("mode", ["detect", "fuse"])
+def test_objects_are_kept_apart_where_three_views_voted(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "BoundTracker", FollowBright)
+    volume, one, other = discs()
+    settings = make_settings(speed="exact", mode=mode, axis="all", instances=True)
+    result = segment(volume, ["rod"], oracle(), settings)
+    (finding,) = result.findings
+    assert finding.instances == 2
+    for number, mask in ((1, one), (2, other)):
+        assert dice(result.object_mask_kji(finding, number), mask) > 0.95
 
 
 @pytest.mark.parametrize("mode", ["detect", "fuse"])
