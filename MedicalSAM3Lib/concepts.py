@@ -11,7 +11,7 @@ from __future__ import annotations
 import colorsys
 import csv
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -72,7 +72,8 @@ def read_concepts(path: Path) -> tuple[Concept, ...]:
     """Read a vocabulary file and check it.
 
     Raises:
-        ResourceError: Another header, an id twice, an unknown parent, a malformed side, code or colour.
+        ResourceError: Another header, an id twice, an unknown parent, one that is its own
+            ancestor, a malformed side, code or colour.
     """
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
@@ -90,6 +91,24 @@ def find_concept(phrase: str) -> Concept | None:
         None when nothing fits or when more than one concept does.
     """
     return _index(load_concepts()).get(split_side(phrase))
+
+
+@cache
+def ancestors(concept_id: str) -> tuple[str, ...]:
+    """Ids of all wholes that a concept is a part or a kind of, the nearest first; none for an unknown id."""
+    parents = {concept.concept_id: concept.parent for concept in load_concepts()}
+    return _line_of(concept_id, parents)
+
+
+def are_relatives(phrase: str, other: str) -> bool:
+    """Whether one phrase means a part or a kind, however far down, of what the other means.
+
+    "Kidney" and "left kidney" are relatives; "left kidney" and "right kidney" are not, and free text has none.
+    """
+    one, two = find_concept(phrase), find_concept(other)
+    if one is None or two is None:
+        return False
+    return one.concept_id in ancestors(two.concept_id) or two.concept_id in ancestors(one.concept_id)
 
 
 def normalise(phrase: str) -> str:
@@ -142,6 +161,16 @@ def _concept(row: Mapping[str, str], file: str) -> Concept:
     )
 
 
+def _line_of(concept_id: str, parents: Mapping[str, str]) -> tuple[str, ...]:
+    """Parent, parent's parent and so on; of a line that closes in a circle, up to where it closes."""
+    line: list[str] = []
+    parent = parents.get(concept_id, "")
+    while parent and parent not in line:
+        line.append(parent)
+        parent = parents[parent]
+    return tuple(line)
+
+
 def _parts(cell: str) -> tuple[str, ...]:
     return tuple(part for part in cell.split("|") if part)
 
@@ -157,7 +186,7 @@ def _colour(row: Mapping[str, str], file: str) -> Rgb:
     return red, green, blue
 
 
-def _check_ids(concepts: Iterable[Concept], file: str) -> None:
+def _check_ids(concepts: Sequence[Concept], file: str) -> None:
     seen: set[str] = set()
     for concept in concepts:
         if not concept.concept_id or not concept.name or concept.concept_id in seen:
@@ -168,3 +197,7 @@ def _check_ids(concepts: Iterable[Concept], file: str) -> None:
     for concept in concepts:
         if concept.parent and concept.parent not in seen:
             raise ResourceError(f"{file}: {concept.concept_id}: expected a known parent, got '{concept.parent}'.")
+    parents = {concept.concept_id: concept.parent for concept in concepts}
+    for concept_id in parents:
+        if concept_id in _line_of(concept_id, parents):
+            raise ResourceError(f"{file}: {concept_id}: expected a parent above it, got a circle of parents.")
