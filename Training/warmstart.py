@@ -29,7 +29,6 @@ from Training.data import PictureSource, TrainingData
 from Training.distributed import Ranks
 from Training.transforms import AugmentConfig
 
-
 LEAST_TURN = 0.1
 """Radians a token."""
 
