@@ -37,7 +37,7 @@ class Concept:
         name: As a person would write it ("left kidney").
         synonyms: Other phrases for exactly the same thing.
         side: "left", "right" or "".
-        parent: ``concept_id`` of the whole that it is a part or a kind of, or "".
+        parents: Each ``concept_id`` that it is a part or a kind of: a liver tumour is in the liver, and a neoplasm.
         codes: Terminology, empty where no published list has the concept.
         colour: RGB, 0..255: the terminology's own, else derived from the name.
         datasets: Names of the data sets that label it.
@@ -47,7 +47,7 @@ class Concept:
     name: str
     synonyms: tuple[str, ...] = ()
     side: str = ""
-    parent: str = ""
+    parents: tuple[str, ...] = ()
     codes: Codes = Codes()  # noqa: RUF009 - frozen, so shared without harm
     colour: Rgb = (0, 0, 0)
     datasets: tuple[str, ...] = ()
@@ -96,8 +96,7 @@ def find_concept(phrase: str) -> Concept | None:
 @cache
 def ancestors(concept_id: str) -> tuple[str, ...]:
     """Ids of all wholes that a concept is a part or a kind of, the nearest first; none for an unknown id."""
-    parents = {concept.concept_id: concept.parent for concept in load_concepts()}
-    return _line_of(concept_id, parents)
+    return _above(concept_id, {concept.concept_id: concept.parents for concept in load_concepts()})
 
 
 def are_relatives(phrase: str, other: str) -> bool:
@@ -154,21 +153,19 @@ def _concept(row: Mapping[str, str], file: str) -> Concept:
         name=row["name"],
         synonyms=_parts(row["synonyms"]),
         side=row["side"],
-        parent=row["parent"],
+        parents=_parts(row["parent"]),
         codes=codes,
         colour=_colour(row, file),
         datasets=_parts(row["datasets"]),
     )
 
 
-def _line_of(concept_id: str, parents: Mapping[str, str]) -> tuple[str, ...]:
-    """Parent, parent's parent and so on; of a line that closes in a circle, up to where it closes."""
-    line: list[str] = []
-    parent = parents.get(concept_id, "")
-    while parent and parent not in line:
-        line.append(parent)
-        parent = parents[parent]
-    return tuple(line)
+def _above(concept_id: str, parents: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Parents, then their parents and so on, each once."""
+    found = list(parents.get(concept_id, ()))
+    for one in found:  # grows while it is walked along
+        found += [parent for parent in parents[one] if parent not in found]
+    return tuple(found)
 
 
 def _parts(cell: str) -> tuple[str, ...]:
@@ -195,9 +192,10 @@ def _check_ids(concepts: Sequence[Concept], file: str) -> None:
             )
         seen.add(concept.concept_id)
     for concept in concepts:
-        if concept.parent and concept.parent not in seen:
-            raise ResourceError(f"{file}: {concept.concept_id}: expected a known parent, got '{concept.parent}'.")
-    parents = {concept.concept_id: concept.parent for concept in concepts}
+        unknown = next((parent for parent in concept.parents if parent not in seen), None)
+        if unknown is not None:
+            raise ResourceError(f"{file}: {concept.concept_id}: expected a known parent, got '{unknown}'.")
+    parents = {concept.concept_id: concept.parents for concept in concepts}
     for concept_id in parents:
-        if concept_id in _line_of(concept_id, parents):
+        if concept_id in _above(concept_id, parents):
             raise ResourceError(f"{file}: {concept_id}: expected a parent above it, got a circle of parents.")

@@ -74,6 +74,16 @@ def fuse_slice(instances: Tensor, scores: Tensor, semantic: Tensor, presence: fl
     return SliceMap(logits.clamp(-_MOST_LOGIT, _MOST_LOGIT).half().cpu(), weight)
 
 
+def queries_that_count(scores: Tensor) -> Tensor:
+    """Numbers of the queries that one of the rules reads: of scores ``(Q,)`` the confident ones and the best.
+
+    No mask need be drawn of the others.
+    """
+    count = scores > CONFIDENT
+    count[scores.argmax()] = True
+    return torch.nonzero(count)[:, 0]
+
+
 def top1(instances: Tensor, scores: Tensor) -> tuple[Tensor, float]:
     """Take the mask of the query with the highest score; the score is its weight.
 

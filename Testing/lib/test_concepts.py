@@ -96,7 +96,7 @@ def test_a_sided_concept_has_the_codes_of_its_whole_and_a_modifier() -> None:
     assert left.codes.type == whole.codes.type == "SCT^64033007^Kidney"
     assert left.codes.modifier == "SCT^7771000^Left"
     assert whole.codes.modifier == ""
-    assert left.parent == "kidney"
+    assert left.parents == ("kidney",)
     assert left.colour == (185, 102, 83)  # the modifier's colour; the type itself says grey
 
 
@@ -161,6 +161,7 @@ def test_another_header_is_refused(tmp_path: Path) -> None:
 
 def test_ancestors_go_up_to_the_whole() -> None:
     assert ancestors("vertebra_l1") == ("lumbar_spine", "spine")
+    assert ancestors("liver_tumor") == ("liver", "neoplasm")
     assert ancestors("kidney") == ancestors("nothing of the kind") == ()
 
 
