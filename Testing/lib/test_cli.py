@@ -155,6 +155,7 @@ def test_every_setting_reaches_the_pipeline(image: Path, model: Path, call: Call
         rule="top1",
         overlap="keep",
         instances=True,
+        mode="detect",
         speed="exact",
         device="cpu",
         memory_budget_gb=1.5,
