@@ -83,3 +83,18 @@ def test_slice_numbers_follow_the_input_when_it_runs_from_head_to_feet():
     stack = prepare(volume, SPEC, make_settings(slices=(0, 2)))
     assert stack.slice_numbers.tolist() == [1, 0]
     assert len(stack) == 2
+
+
+@pytest.mark.parametrize("axis", ["0", "1", "2"])
+def test_some_slices_are_the_same_pictures_on_the_same_canvas(axis):
+    volume = ct()
+    whole = prepare(volume, SPEC, make_settings(axis=axis))
+    some = whole.take([7, 2])
+    assert (len(some), some.region_shape) == (2, (2, *whole.region_shape[1:]))
+    assert list(some.slice_numbers) == list(whole.slice_numbers[[7, 2]])
+    assert torch.equal(some.batch(slice(0, 1), CPU), whole.batch(slice(7, 8), CPU))
+    shape = list(volume.array.shape)
+    shape[2 - int(axis)] = 2
+    labels = some.to_input(np.ones(some.region_shape, np.uint16))
+    assert labels.shape == tuple(shape)
+    assert labels.sum() == np.prod(some.region_shape)
