@@ -87,7 +87,8 @@ Axis = Annotated[
         "--axis",
         metavar="AXIS",
         rich_help_panel=RUN,
-        help="Slices across the patient's 0 = left-right, 1 = front-back, 2 = head-foot; auto or all.",
+        help="Slices across the patient's 0 = left-right, 1 = front-back, 2 = head-foot; auto chooses one; "
+        "all lets the three vote: at least three times the cost, for models that know all three.",
     ),
 ]
 Mode = Annotated[str, typer.Option("--mode", metavar="MODE", rich_help_panel=RUN, help="detect, track or fuse.")]
@@ -112,7 +113,13 @@ MemoryBudget = Annotated[
 ]
 Overlap = Annotated[
     str,
-    typer.Option("--overlap", metavar="RULE", rich_help_panel=RESULT, help="exclusive (best concept wins) or keep."),
+    typer.Option(
+        "--overlap",
+        metavar="RULE",
+        rich_help_panel=RESULT,
+        help="exclusive (the surer concept wins), nested (but parts and wholes, such as left kidney and kidney, share) "
+        "or keep (all share).",
+    ),
 ]
 Rule = Annotated[
     str,

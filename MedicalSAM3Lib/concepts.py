@@ -11,7 +11,7 @@ from __future__ import annotations
 import colorsys
 import csv
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,7 +37,7 @@ class Concept:
         name: As a person would write it ("left kidney").
         synonyms: Other phrases for exactly the same thing.
         side: "left", "right" or "".
-        parent: ``concept_id`` of the whole that it is a part or a kind of, or "".
+        parents: Each ``concept_id`` that it is a part or a kind of: a liver tumour is in the liver, and a neoplasm.
         codes: Terminology, empty where no published list has the concept.
         colour: RGB, 0..255: the terminology's own, else derived from the name.
         datasets: Names of the data sets that label it.
@@ -47,7 +47,7 @@ class Concept:
     name: str
     synonyms: tuple[str, ...] = ()
     side: str = ""
-    parent: str = ""
+    parents: tuple[str, ...] = ()
     codes: Codes = Codes()  # noqa: RUF009 - frozen, so shared without harm
     colour: Rgb = (0, 0, 0)
     datasets: tuple[str, ...] = ()
@@ -72,7 +72,8 @@ def read_concepts(path: Path) -> tuple[Concept, ...]:
     """Read a vocabulary file and check it.
 
     Raises:
-        ResourceError: Another header, an id twice, an unknown parent, a malformed side, code or colour.
+        ResourceError: Another header, an id twice, an unknown parent, one that is its own
+            ancestor, a malformed side, code or colour.
     """
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
@@ -90,6 +91,23 @@ def find_concept(phrase: str) -> Concept | None:
         None when nothing fits or when more than one concept does.
     """
     return _index(load_concepts()).get(split_side(phrase))
+
+
+@cache
+def ancestors(concept_id: str) -> tuple[str, ...]:
+    """Ids of all wholes that a concept is a part or a kind of, the nearest first; none for an unknown id."""
+    return _above(concept_id, {concept.concept_id: concept.parents for concept in load_concepts()})
+
+
+def are_relatives(phrase: str, other: str) -> bool:
+    """Whether one phrase means a part or a kind, however far down, of what the other means.
+
+    "Kidney" and "left kidney" are relatives; "left kidney" and "right kidney" are not, and free text has none.
+    """
+    one, two = find_concept(phrase), find_concept(other)
+    if one is None or two is None:
+        return False
+    return one.concept_id in ancestors(two.concept_id) or two.concept_id in ancestors(one.concept_id)
 
 
 def normalise(phrase: str) -> str:
@@ -135,11 +153,19 @@ def _concept(row: Mapping[str, str], file: str) -> Concept:
         name=row["name"],
         synonyms=_parts(row["synonyms"]),
         side=row["side"],
-        parent=row["parent"],
+        parents=_parts(row["parent"]),
         codes=codes,
         colour=_colour(row, file),
         datasets=_parts(row["datasets"]),
     )
+
+
+def _above(concept_id: str, parents: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Parents, then their parents and so on, each once."""
+    found = list(parents.get(concept_id, ()))
+    for one in found:  # grows while it is walked along
+        found += [parent for parent in parents[one] if parent not in found]
+    return tuple(found)
 
 
 def _parts(cell: str) -> tuple[str, ...]:
@@ -157,7 +183,7 @@ def _colour(row: Mapping[str, str], file: str) -> Rgb:
     return red, green, blue
 
 
-def _check_ids(concepts: Iterable[Concept], file: str) -> None:
+def _check_ids(concepts: Sequence[Concept], file: str) -> None:
     seen: set[str] = set()
     for concept in concepts:
         if not concept.concept_id or not concept.name or concept.concept_id in seen:
@@ -166,5 +192,10 @@ def _check_ids(concepts: Iterable[Concept], file: str) -> None:
             )
         seen.add(concept.concept_id)
     for concept in concepts:
-        if concept.parent and concept.parent not in seen:
-            raise ResourceError(f"{file}: {concept.concept_id}: expected a known parent, got '{concept.parent}'.")
+        unknown = next((parent for parent in concept.parents if parent not in seen), None)
+        if unknown is not None:
+            raise ResourceError(f"{file}: {concept.concept_id}: expected a known parent, got '{unknown}'.")
+    parents = {concept.concept_id: concept.parents for concept in concepts}
+    for concept_id in parents:
+        if concept_id in _above(concept_id, parents):
+            raise ResourceError(f"{file}: {concept_id}: expected a parent above it, got a circle of parents.")

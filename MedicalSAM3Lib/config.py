@@ -26,12 +26,15 @@ class SegmentSettings(BaseModel):
             "fast" as "balanced" until a faster path with a measured cost is there.
         window: "auto" (the model's own), a preset of ``WINDOW_PRESETS_HU``, or "LO,HI".
         axis: Slices across 0 = left-right (sagittal), 1 = front-back (coronal), 2 = head-foot (axial)
-            of the patient; "auto" lets the model and the volume's spacing decide; "all" votes.
-        slices: Half-open range of slices along the axis, in the input's own numbering.
+            of the patient; "auto" lets the model and the volume's spacing decide; "all" looks along all
+            three, and the views vote.
+        slices: Half-open range of slices along the axis, in the input's own numbering; with "all" along the
+            axis that "auto" would choose.
         roi: Half-open voxel box ``(i0, i1, j0, j1, k0, k1)`` of the input; outside nothing is found.
         rule: "union" of confident instances and the semantic map, or the paper's "top1".
         mode: "detect" (every slice by itself), "track", or "fuse" (both merged).
-        overlap: "exclusive" gives a voxel to its most confident concept, "keep" lets masks overlap.
+        overlap: "exclusive" gives a voxel to its most confident concept, "keep" lets masks overlap, "nested"
+            lets a concept overlap with its parts and wholes in the vocabulary and compete with all others.
         instances: Keep the objects of a concept apart as segments of their own.
         confidence_map: Keep the confidence of every voxel beside the masks.
         presence_threshold: Overrides the model's calibrated threshold (0..1).
@@ -49,7 +52,7 @@ class SegmentSettings(BaseModel):
     roi: tuple[int, int, int, int, int, int] | None = None
     rule: Literal["union", "top1"] = "union"
     mode: Literal["detect", "track", "fuse"] = "detect"
-    overlap: Literal["exclusive", "keep"] = "exclusive"
+    overlap: Literal["exclusive", "keep", "nested"] = "exclusive"
     instances: bool = False
     confidence_map: bool = False
     presence_threshold: float | None = Field(default=None, ge=0.0, le=1.0)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from MedicalSAM3Lib.features import TrunkFeatures
-from MedicalSAM3Lib.fusion import CONFIDENT, Rule, SliceMap, agreement, fuse_slice
-from MedicalSAM3Lib.model import MedicalSam3, Pyramid, TextFeatures
+from MedicalSAM3Lib.fusion import CONFIDENT, Rule, SliceMap, agreement, fuse_slice, queries_that_count
+from MedicalSAM3Lib.model import MedicalSam3, Slices, TextFeatures
 from MedicalSAM3Lib.objects import SliceObjects, objects_of
 from MedicalSAM3Lib.presence import SliceCalibration
 from MedicalSAM3Lib.runtime import Runtime
@@ -109,41 +109,45 @@ def detect(
         batch = slice(start, min(start + slices_at_once, n_slices))
         on_progress(Progress(STAGE, start, n_slices))
         with runtime.computing():
-            pyramid = net.pyramid(features.tokens(batch))
+            shared = net.share(net.pyramid(features.tokens(batch)))
         for rows, concepts in _pairs(batch.stop - start, n_concepts, at_once):
             on_progress(Progress(STAGE, start, n_slices))
             with runtime.computing():
-                _detect_pairs(net, pyramid, question, rows, concepts, start, detections)
+                _detect_pairs(net, shared, question, rows, concepts, start, detections)
     on_progress(Progress(STAGE, n_slices, n_slices))
     return detections
 
 
 def _detect_pairs(
     net: MedicalSam3,
-    pyramid: Pyramid,
+    shared: Slices,
     question: Question,
     rows: Tensor,
     concepts: Tensor,
     first_slice: int,
     detections: Detections,
 ) -> None:
-    """Decode pairs (row of the pyramid, concept) and write their answers into ``detections``."""
+    """Decode pairs (row of the slices, concept) and write their answers into ``detections``."""
     device = question.text.tokens.device
     slices = (rows + first_slice).numpy()
-    # Queries read the coarsest level only, so the finer ones are copied for the pairs that pass the gate.
-    coarse = Pyramid(pyramid.levels[-1:], pyramid.positions[-1:])
-    queries = net.decode_queries(coarse.take(rows.to(device)), question.text.take(concepts.to(device)))
+    asked = shared.for_queries().take(rows.to(device))
+    queries = net.decode_queries(asked, question.text.take(concepts.to(device)))
     presence = question.calibration.probability(queries.presence.float().cpu().numpy())
     detections.presence[concepts.numpy(), slices] = presence
     opened = torch.from_numpy(np.flatnonzero(presence >= question.calibration.threshold))
     if len(opened) == 0:
         return
     queries = queries.take(opened.to(device))
-    masks = net.decode_masks(pyramid.take(rows[opened].to(device)), queries)
+    masks = net.decode_masks(shared.take(rows[opened].to(device)), queries)
     for pair, position in enumerate(opened.tolist()):
         key = (int(concepts[position]), int(slices[position]))
-        instances, semantic = masks.instances[pair].float(), masks.semantic[pair].float()
         scores = queries.logits[pair].float().sigmoid() * float(presence[position])
+        wanted = queries_that_count(scores)
+        instances, scores, semantic = (
+            masks.instances(pair, wanted).float(),
+            scores[wanted],
+            masks.semantic[pair].float(),
+        )
         fused = fuse_slice(instances, scores, semantic, float(presence[position]), question.rule)
         if not (torch.isfinite(fused.logits).all() and np.isfinite(fused.weight)):
             detections.presence[key] = np.nan

@@ -9,12 +9,12 @@ those slices; ``most_seconds`` and all memory are for the case that all of them 
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from MedicalSAM3Lib.config import SegmentSettings
@@ -22,10 +22,10 @@ from MedicalSAM3Lib.feature_store import temporary_folder
 from MedicalSAM3Lib.guards import available_memory_bytes
 from MedicalSAM3Lib.meter import Meter
 from MedicalSAM3Lib.pipeline import check_concepts, check_settings
-from MedicalSAM3Lib.probe import Costs, measure
+from MedicalSAM3Lib.probe import Costs, Rates, measure
 from MedicalSAM3Lib.process_memory import peak_bytes, resident_bytes
 from MedicalSAM3Lib.runtime import peak_memory_mb, pick_runtime, start_peak_memory
-from MedicalSAM3Lib.stack import SliceStack, prepare
+from MedicalSAM3Lib.stack import SliceStack, prepare_all
 from MedicalSAM3Lib.structures import Volume
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ _LOGIT, _LABEL, _CONFIDENCE = 2, 2, 2
 
 _COUNTING = 13
 """Bytes a voxel to count the parts of a mask: the mask, their numbers (4), and those once more as indices (8)."""
+
+_VOTE = 6
+"""Bytes a voxel of a vote: sum of the confidences (4), votes, and who has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Estimate:
         host_more_mb: What the run takes beyond what the process has before it.
         host_free_mb: Memory that is free before it.
         device_peak_mb: A CUDA device at its peak; None elsewhere.
-        features_gb: Features of all slices.
+        features_gb: Features of all slices; of the largest view where several axes are looked along.
         in_memory_share: Share of them (0..1) that memory keeps; the others go to the temporary file.
         disk_free_gb: Room for that file.
     """
@@ -95,10 +98,9 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much there is to do: slices, concepts, voxels of the region and of the input, layers of labels, whether
-    the confidence of each voxel is kept, and whether objects are tracked."""
+    """What there is to do beside looking at slices: concepts, voxels of the (first) region and of the input, layers
+    of labels, whether the confidence of each voxel is kept, and whether objects are tracked."""
 
-    slices: int
     concepts: int
     region_voxels: int
     input_voxels: int
@@ -110,10 +112,9 @@ class Size:
     def of(cls, volume: Volume, stack: SliceStack, concepts: int, settings: SegmentSettings) -> Size:
         """Count; masks that may overlap hardly ever need more than a second layer."""
         return cls(
-            slices=len(stack),
             concepts=concepts,
-            region_voxels=int(np.prod(stack.region_shape)),
-            input_voxels=int(np.prod(volume.shape_kji)),
+            region_voxels=math.prod(stack.region_shape),
+            input_voxels=math.prod(volume.shape_kji),
             layers=1 if settings.overlap == "exclusive" else 2,
             with_map=settings.confidence_map,
             is_tracked=settings.mode != "detect",
@@ -141,87 +142,93 @@ def estimate(
 
     highest, start, free = peak_bytes(), resident_bytes(), available_memory_bytes()
     meter = Meter(start)
-    stack, preprocess_s, preparing = meter.run(lambda: prepare(volume, model.preprocess, settings))
-    of_stack = meter.growth()
-    costs = measure(stack, phrases, model, settings, runtime)
+    stacks, preprocess_s, preparing = meter.run(lambda: prepare_all(volume, model.preprocess, settings))
+    views = [measure(stack, phrases, model, settings, runtime, meter) for stack in stacks]
     device_peak_mb = peak_memory_mb(runtime.device)["device"]
     if runtime.device.type == "cuda":
         torch.cuda.empty_cache()
 
-    size, trunk = Size.of(volume, stack, len(phrases), settings), costs.trunk
-    is_cpu = runtime.device.type == "cpu"
-    more = max(preparing, of_stack + host_bytes(costs, size, is_cpu=is_cpu))
-    seconds = {"preprocess": preprocess_s} | stage_seconds(costs, size, costs.pairs.open_share)
-    most = preprocess_s + sum(stage_seconds(costs, size, 1.0).values())
+    size = Size.of(volume, stacks[0], len(phrases), settings)
+    more = max(preparing, host_bytes(views, size, is_cpu=runtime.device.type == "cpu"))
     if device_peak_mb is not None:
-        device_peak_mb += tracked_bytes(costs, size) / 1e6
+        device_peak_mb += max(tracked_bytes(view, size) for view in views) / 1e6
+    seconds = {"preprocess": preprocess_s} | stage_seconds(views, [view.pairs.usual for view in views], size)
+    most = stage_seconds(views, [view.pairs.most for view in views], size)
+    largest = max(views, key=lambda view: view.slices)  # features are kept of one view at a time
     return Estimate(
-        slices=size.slices,
+        slices=sum(view.slices for view in views),
         concepts=size.concepts,
         device=str(runtime.device),
         dtype=str(runtime.dtype).removeprefix("torch."),
-        batch=trunk.batch,
+        batch=largest.trunk.batch,
         stage_seconds=seconds,
         seconds=sum(seconds.values()),
-        most_seconds=most,
-        open_share=costs.pairs.open_share,
+        most_seconds=preprocess_s + sum(most.values()),
+        open_share=sum(view.pairs.open_share * view.slices for view in views) / sum(view.slices for view in views),
         host_peak_mb=None if start is None else max(highest or 0, start + more) / 1e6,
         host_more_mb=more / 1e6,
         host_free_mb=free / 1e6,
         device_peak_mb=device_peak_mb,
-        features_gb=size.slices * trunk.slice_bytes / 1e9,
-        in_memory_share=trunk.kept / size.slices,
+        features_gb=largest.slices * largest.trunk.slice_bytes / 1e9,
+        in_memory_share=largest.trunk.kept / largest.slices,
         disk_free_gb=shutil.disk_usage(temporary_folder()).free / 1e9,
     )
 
 
-def stage_seconds(costs: Costs, size: Size, open_share: float) -> dict[str, float]:
-    """Seconds of the stages after preprocessing, when that share (0..1) of the gates opens."""
-    trunk, pairs, n = costs.trunk, costs.pairs, size.slices
-
-    def between(shut_s: float, open_s: float) -> float:
-        return n * (shut_s + open_share * (open_s - shut_s))
-
+def stage_seconds(views: Sequence[Costs], rates: Sequence[Rates], size: Size) -> dict[str, float]:
+    """Seconds of the stages after preprocessing, all views together, when these are the rates of each."""
+    pairs = list(zip(views, rates, strict=True))
     seconds = {
-        "features": trunk.first_s + (n - 1) * trunk.slice_s,
-        "detection": pairs.once_s + between(pairs.shut_s, pairs.open_s),
+        "features": sum(view.trunk.first_s + (view.slices - 1) * view.trunk.slice_s for view in views),
+        "detection": sum(view.pairs.once_s + view.slices * rate.detection_s for view, rate in pairs),
     }
     if size.is_tracked:
         # A track comes by every slice of its object once, whatever its seed.
-        seconds["tracking"] = n * size.concepts * open_share * pairs.objects * costs.tracker.row_s
-    seconds["fusion"] = between(pairs.fused_shut_s, pairs.fused_open_s)
-    seconds["findings"] = n * pairs.answer_s
+        seconds["tracking"] = sum(view.slices * rate.objects * view.tracker.row_s for view, rate in pairs)
+    if len(views) > 1:
+        # What a vote takes is to read the maps of each view, as fusion reads those of one.
+        seconds["vote"] = sum(view.slices * rate.fusion_s for view, rate in pairs)
+    seconds["fusion"] = views[0].slices * rates[0].fusion_s
+    seconds["findings"] = views[0].slices * rates[0].findings_s
     return seconds
 
 
-def host_bytes(costs: Costs, size: Size, *, is_cpu: bool) -> int:
-    """Memory beyond what the process has once the stack is made: the stage that takes most, all gates open."""
-    features = costs.trunk.kept * costs.trunk.slice_bytes
-    maps = map_bytes(costs, size)
-    tracked = tracked_bytes(costs, size) if is_cpu else 0
-    return max(
-        features + costs.trunk.growth,
-        features + maps + costs.pairs.growth,
-        features + maps + tracked + costs.tracker.growth,
-        maps + costs.kept + label_bytes(size),
-    )
+def host_bytes(views: Sequence[Costs], size: Size, *, is_cpu: bool) -> int:
+    """Memory beyond what the process has before the run: the stage that takes most, all gates open."""
+    maps, stages = 0, []
+    for view in views:
+        features = maps + view.trunk.kept * view.trunk.slice_bytes
+        maps += map_bytes(view, size)
+        pairs = maps + view.trunk.kept * view.trunk.slice_bytes
+        tracked = tracked_bytes(view, size) if is_cpu else 0
+        stages += [
+            features + view.trunk.growth,
+            pairs + view.pairs.growth,
+            pairs + tracked + view.tracker.growth,
+        ]
+    voted = _VOTE * size.input_voxels + size.concepts * _CONFIDENCE * size.region_voxels if len(views) > 1 else 0
+    return max(*stages, maps + views[-1].kept + voted + label_bytes(size))
 
 
-def map_bytes(costs: Costs, size: Size) -> int:
+def map_bytes(view: Costs, size: Size) -> int:
     """Maps that are kept of all pairs. With tracking: of detector, of both, of the objects and of their tracks."""
-    each = 1.0 if not size.is_tracked else 2.0 + 2.0 * max(1.0, costs.pairs.objects)
-    return int(each * size.slices * size.concepts * costs.pairs.mask_side**2 * _LOGIT)
+    each = 2.0 * size.concepts + 2.0 * _objects(view, size) if size.is_tracked else size.concepts
+    return int(each * view.slices * view.pairs.mask_side**2 * _LOGIT)
 
 
-def tracked_bytes(costs: Costs, size: Size) -> int:
+def tracked_bytes(view: Costs, size: Size) -> int:
     """Memory bank on the device: of each object two walks, each with all that it can reach and where it is."""
-    walks = 2.0 * size.concepts * max(1.0, costs.pairs.objects)
-    return int(walks * (costs.tracker.reach + 1) * costs.tracker.row_bytes)
+    return int(2.0 * _objects(view, size) * (view.tracker.reach + 1) * view.tracker.row_bytes)
+
+
+def _objects(view: Costs, size: Size) -> float:
+    """Objects on a slice, when each concept has at least one."""
+    return max(view.pairs.most.objects, float(size.concepts))
 
 
 def label_bytes(size: Size) -> int:
-    """Labels on the region and on the input's grid, with the larger of what they pass through on the way."""
+    """Labels and confidences on the region and on the input's grid, and what counting their parts takes."""
     kept = size.layers * _LABEL * (size.region_voxels + size.input_voxels)
     if size.with_map:
-        kept += _CONFIDENCE * (size.region_voxels + 4 * size.input_voxels)  # float16, its copy, float32
-    return kept + max(_LABEL * size.input_voxels, _COUNTING * size.region_voxels)
+        kept += _CONFIDENCE * (size.region_voxels + 3 * size.input_voxels)  # float16, then also float32
+    return kept + _COUNTING * size.region_voxels

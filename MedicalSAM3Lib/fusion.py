@@ -1,20 +1,23 @@
 """From masks to labels: the two named rules of a slice, and the competition of concepts for voxels.
 
 A pair (concept, slice) ends as a ``SliceMap``: logits, whose sign says whether a voxel belongs to the
-mask, and a weight. The confidence of a voxel is ``sigmoid(logit) * weight``.
+mask, and a weight. The confidence of a voxel is ``sigmoid(logit) * weight`` (``evidence``).
 
 Shapes: Q queries, s side of the model's masks, n h w slices, rows and columns of the region.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from MedicalSAM3Lib.evidence import Evidence, Patch, common_box
 
 Rule = Literal["union", "top1"]
 
@@ -22,6 +25,8 @@ CONFIDENT = 0.5
 """Score (query probability times presence) above which an instance counts; SAM3's own threshold."""
 
 _MOST_LOGIT = 30.0
+
+Where = tuple[int | slice, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,16 @@ def fuse_slice(instances: Tensor, scores: Tensor, semantic: Tensor, presence: fl
     return SliceMap(logits.clamp(-_MOST_LOGIT, _MOST_LOGIT).half().cpu(), weight)
 
 
+def queries_that_count(scores: Tensor) -> Tensor:
+    """Numbers of the queries that one of the rules reads: of scores ``(Q,)`` the confident ones and the best.
+
+    No mask need be drawn of the others.
+    """
+    count = scores > CONFIDENT
+    count[scores.argmax()] = True
+    return torch.nonzero(count)[:, 0]
+
+
 def top1(instances: Tensor, scores: Tensor) -> tuple[Tensor, float]:
     """Take the mask of the query with the highest score; the score is its weight.
 
@@ -103,87 +118,88 @@ def agreement(instances: Tensor, scores: Tensor, semantic: Tensor) -> float:
     return int((one & other).sum()) / either if either else 1.0
 
 
-def label_exclusively(
-    maps: Mapping[tuple[int, int], SliceMap],
+def label(
+    evidence: Evidence,
     concepts: Sequence[int],
-    shape: tuple[int, int, int],
-    restore: Callable[[Tensor], np.ndarray],
+    may_share: Callable[[int, int], bool],
     on_slice: Callable[[int], None],
     with_map: bool = False,
 ) -> Labels:
-    """Give every voxel to its most confident concept (the paper's rule for several classes).
+    """Give every voxel to the concepts that hold it against their rivals.
 
-    Only a slice of confidences is held at a time, whatever the number of concepts.
+    Two concepts that may not share a voxel are rivals. A concept holds a voxel that it claims (confidence above 0)
+    unless a rival that claims it too is more confident. So where none may share, each voxel goes to its most
+    confident concept (the paper's rule for several classes); where all may, every mask stays whole.
+
+    Only a slice of confidences is held at a time.
 
     Args:
-        maps: (concept, slice) to its map.
+        evidence: Of the region.
         concepts: Those that count. Of equal confidences the first in this order wins.
-        shape: Slices, rows and columns of the region.
-        restore: Maps ``(m, s, s)`` to the region's pixels ``(m, h, w)``.
+        may_share: Whether two concepts, the earlier first, may both hold a voxel.
         on_slice: Called before each slice with its number; may raise ``Cancelled``.
         with_map: Keep the confidence of every voxel.
     """
-    layer = np.zeros(shape, np.uint16)
-    confidence_map = np.zeros(shape, np.float16) if with_map else None
-    voxels, total = np.zeros(max(concepts, default=0) + 2, np.int64), np.zeros(max(concepts, default=0) + 2)
-    for n in range(shape[0]):
+    rivals = {pair for pair in combinations(concepts, 2) if not may_share(*pair)}
+    layers = [np.zeros(evidence.shape, np.uint16)]
+    confidence_map = np.zeros(evidence.shape, np.float16) if with_map else None
+    voxels, total = dict.fromkeys(concepts, 0), dict.fromkeys(concepts, 0.0)
+    for n in range(evidence.shape[0]):
         on_slice(n)
-        best = np.zeros(shape[1:], np.float32)
-        for concept in concepts:
-            if (concept, n) in maps:
-                confidence = confidence_of(maps[concept, n], restore)
-                wins = confidence > best
-                best[wins] = confidence[wins]
-                layer[n][wins] = concept + 1
-        if confidence_map is not None:
-            confidence_map[n] = best
-        voxels += np.bincount(layer[n].ravel(), minlength=len(voxels))
-        total += np.bincount(layer[n].ravel(), best.ravel(), minlength=len(total))
-    counts = {concept: int(voxels[concept + 1]) for concept in concepts}
-    means = {concept: float(total[concept + 1]) / max(count, 1) for concept, count in counts.items()}
-    return Labels([layer], dict.fromkeys(concepts, 0), counts, means, confidence_map)
+        claims = {concept: _claim(evidence, concept, n) for concept in concepts}
+        for concept, held in _hold({key: claim for key, claim in claims.items() if claim}, rivals).items():
+            mask = held.values > 0
+            where: Where = (n, *held.box)
+            _add_to_first_free(layers, where, mask, concept + 1)
+            voxels[concept] += int(np.count_nonzero(mask))
+            total[concept] += float(held.values.sum(dtype=np.float64))
+            if confidence_map is not None:
+                confidence_map[where] = np.maximum(confidence_map[where], held.values)
+    means = {concept: total[concept] / max(count, 1) for concept, count in voxels.items()}
+    return Labels(*_each_in_one_layer(layers, concepts), voxels, means, confidence_map)
 
 
-def label_with_overlap(
-    maps: Mapping[tuple[int, int], SliceMap],
-    concepts: Sequence[int],
-    shape: tuple[int, int, int],
-    restore: Callable[[Tensor], np.ndarray],
-    on_slice: Callable[[int], None],
-    with_map: bool = False,
-) -> Labels:
-    """Keep every mask whole: each goes into the first layer where it overlaps with no other.
+def _claim(evidence: Evidence, concept: int, n: int) -> Patch | None:
+    confidence = evidence.confidence(concept, n)
+    return None if confidence is None else Patch.of(confidence)
 
-    Arguments as for ``label_exclusively``.
+
+def _hold(claims: dict[int, Patch], rivals: set[tuple[int, int]]) -> dict[int, Patch]:
+    """What is left of the claims to a slice: 0 where a rival is surer, or as sure and earlier.
+
+    Claims are compared as they were made: one that loses to a second still beats a third.
     """
-    labels = Labels([np.zeros(shape, np.uint16)], {}, {}, {}, np.zeros(shape, np.float16) if with_map else None)
+    lost = {concept: np.zeros(claim.values.shape, bool) for concept, claim in claims.items()}
+    for (concept, claim), (other, later) in combinations(claims.items(), 2):
+        common = common_box(claim.box, later.box) if (concept, other) in rivals else None
+        if common is not None:
+            here, there = claim.within(common), later.within(common)
+            wins = claim.values[here] >= later.values[there]
+            lost[concept][here] |= ~wins
+            lost[other][there] |= wins
+    return {
+        concept: Patch(claim.box, np.where(lost[concept], np.float32(0.0), claim.values))
+        for concept, claim in claims.items()
+    }
+
+
+def _each_in_one_layer(layers: list[np.ndarray], concepts: Sequence[int]) -> tuple[list[np.ndarray], dict[int, int]]:
+    """Gather each concept, which lies in other layers on other slices, in the first layer where it meets no other."""
+    if len(layers) == 1:
+        return layers, dict.fromkeys(concepts, 0)
+    gathered, layer_of = [np.zeros_like(layers[0])], {}
     for concept in concepts:
-        mask, total = np.zeros(shape, bool), 0.0
-        for n in range(shape[0]):
-            on_slice(n)
-            if (concept, n) in maps:
-                confidence = confidence_of(maps[concept, n], restore)
-                mask[n] = confidence > 0
-                if labels.confidence_map is not None:
-                    labels.confidence_map[n] = np.maximum(labels.confidence_map[n], confidence)
-                total += float(confidence.sum(dtype=np.float64))
-        _add_to_first_free_layer(labels, concept, mask)
-        labels.voxels[concept] = int(mask.sum())
-        labels.confidence[concept] = total / max(labels.voxels[concept], 1)
-    return labels
+        mask = np.zeros(layers[0].shape, bool)
+        for layer in layers:
+            mask |= layer == concept + 1
+        layer_of[concept] = _add_to_first_free(gathered, (), mask, concept + 1)
+    return gathered, layer_of
 
 
-def confidence_of(slice_map: SliceMap, restore: Callable[[Tensor], np.ndarray]) -> np.ndarray:
-    """Confidence of the region's pixels, 0 outside the mask: float32 ``(h, w)``."""
-    logits = restore(slice_map.logits[None])[0]
-    confidence = np.float32(slice_map.weight) / (1.0 + np.exp(-logits))
-    return np.where(logits > 0, confidence, np.float32(0.0))
-
-
-def _add_to_first_free_layer(labels: Labels, concept: int, mask: np.ndarray) -> None:
-    free = (number for number, layer in enumerate(labels.layers) if not layer[mask].any())
-    number = next(free, len(labels.layers))
-    if number == len(labels.layers):
-        labels.layers.append(np.zeros(mask.shape, np.uint16))
-    labels.layers[number][mask] = concept + 1
-    labels.layer_of[concept] = number
+def _add_to_first_free(layers: list[np.ndarray], where: Where, mask: np.ndarray, label: int) -> int:
+    """Put a mask at a part of the first layer where it covers no other there; returns the number of that layer."""
+    number = next((number for number, layer in enumerate(layers) if not layer[where][mask].any()), len(layers))
+    if number == len(layers):
+        layers.append(np.zeros_like(layers[0]))
+    layers[number][where][mask] = label
+    return number

@@ -14,12 +14,16 @@ tokens, Q object queries, S input side, h w mask side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from transformers import Sam3Config, Sam3Model, Sam3TrackerVideoConfig, Sam3TrackerVideoModel
-from transformers.models.sam3.modeling_sam3 import Sam3VisionNeck, box_cxcywh_to_xyxy, inverse_sigmoid
+from transformers.models.sam3.modeling_sam3 import Sam3VisionNeck
+
+from MedicalSAM3Lib.decoder import Memory, decode
+from MedicalSAM3Lib.encoder import fuse_prompt, look_around
+from MedicalSAM3Lib.mask_head import Masks, draw_masks, lateral_maps, upsampling_kernels
 
 VIT_LAYER_NORM_EPS = 1e-5
 
@@ -92,11 +96,36 @@ class Queries:
 
 
 @dataclass(frozen=True, slots=True)
-class Masks:
-    """Mask logits: ``instances`` (B, Q, h, w) of the queries, ``semantic`` (B, h, w) of the concept."""
+class Slices:
+    """What slices give to every concept that is asked of them, computed once.
 
-    instances: Tensor
-    semantic: Tensor
+    Attributes:
+        tokens, positions: Image tokens ``(N, L, C)`` after the self-attention of the first encoder layer, which comes
+            before that layer reads the prompt, and their positions.
+        cls: The geometry encoder's token ``(N, 1, C)``, which has looked at the slice.
+        laterals: Of the mask head, coarse to fine ``(N, C, h, w)``.
+        kernels: Of the mask head; the same for all slices.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    cls: Tensor
+    laterals: tuple[Tensor, ...]
+    kernels: tuple[Tensor, ...]
+
+    def take(self, index: Tensor) -> Slices:
+        """Rows ``index`` (B,): one per (slice, concept) pair."""
+        return replace(
+            self,
+            tokens=self.tokens[index],
+            positions=self.positions[index],
+            cls=self.cls[index],
+            laterals=tuple(lateral[index] for lateral in self.laterals),
+        )
+
+    def for_queries(self) -> Slices:
+        """Without what only the mask head reads: most pairs never get there."""
+        return replace(self, laterals=())
 
 
 class MedicalSam3(nn.Module):
@@ -153,58 +182,52 @@ class MedicalSam3(nn.Module):
         features = self.detector_model.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
         return TextFeatures(features.pooler_output, attention_mask.bool())
 
-    def prompt(self, pyramid: Pyramid, text: TextFeatures) -> Prompt:
-        """Append the geometry encoder's CLS token, which has looked at the slice, to the text."""
+    def share(self, pyramid: Pyramid) -> Slices:
+        """Compute what all concepts of a slice have in common."""
+        model = self.detector_model
+        tokens, positions = _coarse_tokens(pyramid)
+        return Slices(
+            tokens=look_around(model.detr_encoder.layers[0], tokens, positions),
+            positions=positions,
+            cls=self.cls(pyramid),
+            laterals=lateral_maps(model.mask_decoder, pyramid.levels),
+            kernels=upsampling_kernels(model.mask_decoder, len(pyramid.levels) - 1),
+        )
+
+    def cls(self, pyramid: Pyramid) -> Tensor:
+        """Let the geometry encoder's CLS token ``(N, 1, C)`` look at each slice."""
         encoder = self.detector_model.geometry_encoder
-        image = pyramid.levels[-1].flatten(2).transpose(1, 2)
-        position = pyramid.positions[-1].flatten(2).transpose(1, 2)
+        image, positions = _coarse_tokens(pyramid)
         cls = encoder.cls_embed.weight[None].expand(image.shape[0], -1, -1)
         cls = encoder.prompt_layer_norm(encoder.final_proj(cls))
         for layer in encoder.layers:
-            cls = layer(prompt_feats=cls, vision_feats=image, vision_pos_encoding=position, prompt_mask=None)
-        cls = encoder.output_layer_norm(cls)
+            cls = layer(prompt_feats=cls, vision_feats=image, vision_pos_encoding=positions, prompt_mask=None)
+        return encoder.output_layer_norm(cls)
+
+    def prompt(self, cls: Tensor, text: TextFeatures) -> Prompt:
+        """Append the geometry encoder's CLS token ``(B, 1, C)``, which has looked at the slice, to the text."""
         always = torch.ones(cls.shape[:2], dtype=torch.bool, device=cls.device)
         return Prompt(torch.cat([text.tokens, cls.to(text.tokens.dtype)], 1), torch.cat([text.mask, always], 1))
 
-    def decode_queries(self, pyramid: Pyramid, text: TextFeatures) -> Queries:
-        """Detect: one row of ``pyramid`` and of ``text`` per (slice, concept) pair."""
-        model = self.detector_model
-        prompt = self.prompt(pyramid, text)
-        encoded = model.detr_encoder(
-            vision_features=[pyramid.levels[-1]],
-            text_features=prompt.tokens,
-            vision_pos_embeds=[pyramid.positions[-1]],
-            text_mask=prompt.mask,
-        )
-        decoded = model.detr_decoder(
-            vision_features=encoded.last_hidden_state,
-            text_features=prompt.tokens,
-            vision_pos_encoding=encoded.pos_embeds_flattened,
-            text_mask=prompt.mask,
-            spatial_shapes=encoded.spatial_shapes,
-        )
-        hidden = decoded.intermediate_hidden_states[-1]
-        boxes = (inverse_sigmoid(decoded.reference_boxes[-1]) + model.detr_decoder.box_head(hidden)).sigmoid()
-        logits = model.dot_product_scoring(hidden[None], prompt.tokens, prompt.mask)[0, ..., 0]
-        return Queries(
-            presence=decoded.presence_logits[-1][:, 0],
-            logits=logits,
-            boxes_xyxy=box_cxcywh_to_xyxy(boxes),
-            hidden=hidden,
-            encoded=encoded.last_hidden_state,
-            prompt=prompt,
-        )
+    def decode_queries(self, slices: Slices, text: TextFeatures) -> Queries:
+        """Detect: one row of ``slices`` and of ``text`` per (slice, concept) pair."""
+        model, prompt = self.detector_model, self.prompt(slices.cls, text)
+        encoded = fuse_prompt(model.detr_encoder, slices.tokens, slices.positions, prompt.tokens, prompt.mask)
+        memory = Memory(prompt.tokens, encoded, encoded + slices.positions, (self.grid_size, self.grid_size))
+        decoded = decode(model.detr_decoder, memory, prompt.mask)
+        logits = model.dot_product_scoring(decoded.hidden[None], prompt.tokens, prompt.mask)[0, ..., 0]
+        return Queries(decoded.presence, logits, decoded.boxes_xyxy, decoded.hidden, encoded, prompt)
 
-    def decode_masks(self, pyramid: Pyramid, queries: Queries) -> Masks:
+    def decode_masks(self, slices: Slices, queries: Queries) -> Masks:
         """Mask head for pairs whose presence opened the gate (same rows as ``queries``)."""
-        out = self.detector_model.mask_decoder(
-            decoder_queries=queries.hidden,
-            backbone_features=list(pyramid.levels),
-            encoder_hidden_states=queries.encoded,
-            prompt_features=queries.prompt.tokens,
-            prompt_mask=queries.prompt.mask,
+        return draw_masks(
+            self.detector_model.mask_decoder,
+            slices.laterals,
+            slices.kernels,
+            queries.encoded,
+            queries.hidden,
+            (queries.prompt.tokens, queries.prompt.mask),
         )
-        return Masks(out.pred_masks, out.semantic_seg[:, 0])
 
 
 def _neck(neck: Sam3VisionNeck, tokens_nld: Tensor, grid_size: int) -> Pyramid:
@@ -213,3 +236,9 @@ def _neck(neck: Sam3VisionNeck, tokens_nld: Tensor, grid_size: int) -> Pyramid:
     levels = tuple(layer(image) for layer in neck.fpn_layers[:-1])
     positions = tuple(neck.position_encoding(level.shape, level.device, level.dtype) for level in levels)
     return Pyramid(levels, positions)
+
+
+def _coarse_tokens(pyramid: Pyramid) -> tuple[Tensor, Tensor]:
+    """The coarsest level as tokens ``(N, L, C)``, and their positions, alike."""
+    tokens, positions = (level.flatten(2).transpose(1, 2) for level in (pyramid.levels[-1], pyramid.positions[-1]))
+    return tokens, positions.expand(len(tokens), -1, -1)

@@ -23,3 +23,13 @@ def dice(mask_a: np.ndarray, mask_b: np.ndarray) -> float:
         raise ValueError(f"expected two masks of one shape, got {a.shape} and {b.shape}")
     total = np.count_nonzero(a) + np.count_nonzero(b)
     return 2.0 * np.count_nonzero(a & b) / total if total else float("nan")
+
+
+def iou(mask_a: np.ndarray, mask_b: np.ndarray) -> float:
+    """Intersection over union of two masks of one shape, 0 (apart) to 1 (equal); NaN when both are empty.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    twice = dice(mask_a, mask_b)
+    return twice / (2.0 - twice)

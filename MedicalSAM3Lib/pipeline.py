@@ -4,28 +4,31 @@ preprocess   volume      -> stack        pictures along an axis, on the model's 
 features     stack       -> features     trunk once a slice, for all concepts
 detection    features    -> detections   presence, then masks where presence opens the gate
 tracking     detections  -> detections   objects carried up and down by the memory bank, merged with what is seen
-fusion       detections  -> labels       concepts that are present compete for voxels
+vote         detections  -> evidence     where several axes were looked along: what most of them say
+fusion       evidence    -> labels       concepts that are present compete for voxels
 findings     labels      -> segmentation on the input's grid, one finding per asked concept
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from MedicalSAM3Lib.concepts import find_concept, normalise
+from MedicalSAM3Lib.concepts import are_relatives, find_concept, normalise
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.errors import PromptError, SettingsError, WeightsError
+from MedicalSAM3Lib.evidence import Evidence
 from MedicalSAM3Lib.feature_cache import FeatureCache
-from MedicalSAM3Lib.findings import Verdict, judge, make_findings
-from MedicalSAM3Lib.fusion import Labels, label_exclusively, label_with_overlap
+from MedicalSAM3Lib.findings import judge, make_findings
+from MedicalSAM3Lib.fusion import Labels, label
 from MedicalSAM3Lib.report import InputRecord, ModelRecord, RunRecord, Stopwatch
 from MedicalSAM3Lib.runtime import peak_memory_mb, pick_runtime, start_peak_memory
-from MedicalSAM3Lib.stack import prepare
+from MedicalSAM3Lib.stack import prepare_all
 from MedicalSAM3Lib.structures import OnProgress, Progress, Segmentation, Volume
-from MedicalSAM3Lib.views import Machine, View, look, thresholds
+from MedicalSAM3Lib.views import Machine, look_along_all, thresholds
+from MedicalSAM3Lib.vote import median_presence, vote
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.model_folder import LoadedModel
@@ -81,26 +84,30 @@ def segment_with_report(
     watch = Stopwatch()
 
     with watch.stage("preprocess"):
-        stack = prepare(volume, model.preprocess, settings)
-    view = look(stack, phrases, model, settings, Machine(runtime, watch, on_progress, cache))
+        stacks = prepare_all(volume, model.preprocess, settings)
+    views = look_along_all(stacks, phrases, model, settings, Machine(runtime, watch, on_progress, cache))
+    stack, detections = stacks[0], views[0].detections
+    evidence: Evidence = views[0].evidence
+    calibration, volume_rule = thresholds(model.presence, stack.modality, settings)
+    verdicts = [judge(presence, volume_rule) for presence in median_presence(views)]
+    found = [number for number, verdict in enumerate(verdicts) if verdict.state == "found"]
+    if len(views) > 1:
+        with watch.stage("vote"):
+            evidence, detections = vote(views, found, on_progress)
     with watch.stage("fusion"):
-        calibration, volume_rule = thresholds(model.presence, stack.modality, settings)
-        verdicts = [judge(presence, volume_rule) for presence in view.presence]
-        labels = _label(phrases, verdicts, view, settings, on_progress)
+        labels = _label(phrases, found, evidence, settings, on_progress)
     with watch.stage("findings"):
         layers = tuple(stack.to_input(layer) for layer in labels.layers)
         of_voxels = labels.confidence_map
         confidence = None if of_voxels is None else stack.to_input(of_voxels).astype(np.float32)
-        findings = make_findings(
-            phrases, verdicts, view.detections, labels, stack, calibration.threshold, volume.voxel_ml
-        )
+        findings = make_findings(phrases, verdicts, detections, labels, stack, calibration.threshold, volume.voxel_ml)
 
     record = RunRecord(
         input=InputRecord.of(volume),
         model=ModelRecord.of(model),
         settings=settings,
         axis=stack.axis,
-        slices=len(stack),
+        slices=sum(len(stack) for stack in stacks),
         device=str(runtime.device),
         dtype=str(runtime.dtype).removeprefix("torch."),
         timings_s=watch.seconds,
@@ -136,13 +143,11 @@ def check_settings(settings: SegmentSettings, model: LoadedModel) -> None:
     """Refuse, before anything is computed, what this version or this model cannot do.
 
     Raises:
-        SettingsError: Tracking without a tracker, a vote over all axes, or instances as separate segments.
+        SettingsError: Tracking without a tracker, or instances as separate segments.
         WeightsError: The model's folder contradicts itself.
     """
     if settings.mode != "detect" and not model.model.has_tracker:
         raise SettingsError(f"mode: '{settings.mode}' needs a tracker, '{model.name}' has none; use 'detect'.")
-    if settings.axis == "all":
-        raise SettingsError("axis: voting over 'all' axes is not there yet in this version; use auto, 0, 1 or 2.")
     if settings.instances:
         raise SettingsError("instances: separate segments are not there yet in this version; leave the setting off.")
     wanted, got = model.model.image_size, model.preprocess.image_size
@@ -152,24 +157,29 @@ def check_settings(settings: SegmentSettings, model: LoadedModel) -> None:
 
 def _label(
     phrases: Sequence[str],
-    verdicts: Sequence[Verdict],
-    view: View,
+    found: Sequence[int],
+    evidence: Evidence,
     settings: SegmentSettings,
     on_progress: OnProgress,
 ) -> Labels:
     """Put the concepts that are in the volume on its voxels; the others must not take any."""
-    found = [number for number, verdict in enumerate(verdicts) if verdict.state == "found"]
-    # By name, so that the order of asking decides no tie.
-    found.sort(key=lambda number: phrases[number])
-    rule = label_exclusively if settings.overlap == "exclusive" else label_with_overlap
+    n_slices = evidence.shape[0]
 
     def on_slice(n: int) -> None:
-        on_progress(Progress("fusion", n, len(stack)))
+        on_progress(Progress("fusion", n, n_slices))
 
-    stack, with_map = view.stack, settings.confidence_map
-    labels = rule(view.detections.maps, found, stack.region_shape, stack.restore, on_slice, with_map=with_map)
-    on_progress(Progress("fusion", len(stack), len(stack)))
+    # By name, so that the order of asking decides no tie.
+    by_name = sorted(found, key=lambda number: phrases[number])
+    labels = label(evidence, by_name, _sharing(phrases, settings), on_slice, with_map=settings.confidence_map)
+    on_progress(Progress("fusion", n_slices, n_slices))
     return labels
+
+
+def _sharing(phrases: Sequence[str], settings: SegmentSettings) -> Callable[[int, int], bool]:
+    """Which concepts may both hold a voxel: none, all, or those of which one is a part or a kind of the other."""
+    if settings.overlap == "nested":
+        return lambda one, other: are_relatives(phrases[one], phrases[other])
+    return lambda one, other: settings.overlap == "keep"
 
 
 def _ignore(progress: Progress) -> None:

@@ -8,8 +8,8 @@ Shapes: P concepts, N slices of the stack, s side of the model's masks, B rows o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,13 @@ import torch
 from MedicalSAM3Lib import meter as meters
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.detector import Detections, Question, detect, encode_text, pair_bytes, pairs_at_once
+from MedicalSAM3Lib.evidence import StackEvidence
 from MedicalSAM3Lib.feature_cache import memory_budget
 from MedicalSAM3Lib.feature_store import slices_in_memory
 from MedicalSAM3Lib.features import TrunkFeatures, activation_bytes, encode, slices_at_once
 from MedicalSAM3Lib.findings import Verdict, make_findings
-from MedicalSAM3Lib.fusion import Labels, SliceMap, label_exclusively
+from MedicalSAM3Lib.fusion import label
 from MedicalSAM3Lib.meter import Meter
-from MedicalSAM3Lib.process_memory import resident_bytes
 from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.stack import SliceStack
 from MedicalSAM3Lib.structures import Progress
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 _PAIRS = 48
 """So many pairs are enough to time, and to see how often the gate opens; a slice or a batch may have more."""
 
-_SHUT, _OPEN = 2.0, 0.0
-"""Thresholds that no presence reaches, and that every presence does."""
+_OPEN = 0.0
+"""A threshold that every presence reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +65,32 @@ class TrunkCost:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """Of a slice with all P concepts: seconds of detection, fusion and findings, and objects for the tracker."""
+
+    detection_s: float
+    fusion_s: float
+    findings_s: float
+    objects: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class PairsCost:
-    """Detection with all P concepts, and what follows it; seconds are of a slice.
+    """Detection with all P concepts, and what follows it.
 
     Attributes:
-        once_s: Encoding the phrases, and what a first call costs more.
-        shut_s, open_s: Detection when all gates stay shut, and when all open.
-        open_share: Share of the pairs whose gate opens by the run's own threshold.
-        objects: Objects that a pair whose gate opens gives the tracker, on average; 0 where it is not asked.
+        once_s: Seconds of encoding the phrases, and what a first call costs more.
+        usual, most: With the gates that open by the run's own threshold, and with all of them.
+        open_share: Share of the gates (0..1) that the threshold opens.
         mask_side: s.
-        fused_shut_s, fused_open_s: Fusion without a map, and with one of every concept.
-        answer_s: Findings.
-        growth: By how many bytes the process grew.
+        growth: By how many bytes the process grew, with all gates open.
     """
 
     once_s: float
-    shut_s: float
-    open_s: float
+    usual: Rates
+    most: Rates
     open_share: float
-    objects: float
     mask_side: int
-    fused_shut_s: float
-    fused_open_s: float
-    answer_s: float
     growth: int
 
 
@@ -110,8 +113,9 @@ class TrackerCost:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """All that was measured; ``kept`` are bytes that the process grew by and did not give back."""
+    """All that was measured for a stack of so many slices; ``kept``: bytes by which the process stayed larger."""
 
+    slices: int
     trunk: TrunkCost
     pairs: PairsCost
     tracker: TrackerCost
@@ -130,14 +134,22 @@ class Subject:
 
 
 def measure(
-    stack: SliceStack, phrases: Sequence[str], model: LoadedModel, settings: SegmentSettings, runtime: Runtime
+    stack: SliceStack,
+    phrases: Sequence[str],
+    model: LoadedModel,
+    settings: SegmentSettings,
+    runtime: Runtime,
+    meter: Meter,
 ) -> Costs:
     """Run every stage on a few slices: a batch of the trunk, the pairs of some slices, a step of the tracker.
+
+    Args:
+        meter: All growth is counted from its start.
 
     Raises:
         RunError: Memory or disk is full: the run itself would be no better off.
     """
-    subject = Subject(phrases, model, settings, runtime, Meter(resident_bytes()))
+    subject = Subject(phrases, model, settings, runtime, meter)
     trunk, few, features = probe_trunk(stack, subject)
     with features:
         pairs = probe_pairs(few, features, subject)
@@ -145,7 +157,7 @@ def measure(
         if settings.mode != "detect":
             rows = max(2, min(ROWS_AT_ONCE, round(2 * len(phrases) * pairs.open_share)))  # walks go both ways
             tracker = probe_tracker(features, subject, rows, len(stack), pairs.mask_side)
-    return Costs(trunk, pairs, tracker, subject.meter.growth())
+    return Costs(len(stack), trunk, pairs, tracker, meter.growth())
 
 
 def spread(n: int, count: int) -> list[int]:
@@ -184,39 +196,28 @@ def probe_trunk(stack: SliceStack, subject: Subject) -> tuple[TrunkCost, SliceSt
 
 
 def probe_pairs(stack: SliceStack, features: TrunkFeatures, subject: Subject) -> PairsCost:
-    """Ask for all concepts on some slices, with all gates shut and with all open, and make labels of the answers."""
+    """Ask for all concepts on some slices, as the run will and with all gates open, and make labels of the answers."""
     model, settings, runtime, meter = subject.model, subject.settings, subject.runtime, subject.meter
-    net, count = model.model, len(subject.phrases)
-    usual, _ = thresholds(model.presence, stack.modality, settings)
+    net, gate = model.model, thresholds(model.presence, stack.modality, settings)[0]
     ids, mask = model.tokenizer.encode(subject.phrases)
-    text, text_s, _ = meter.run(
-        lambda: encode_text(net, ids, mask, runtime, text_cache(model.weights_hash, runtime.device))
-    )
-    shut, opened = (
-        Question(text, usual.model_copy(update={"threshold": gate}), settings.rule, with_objects=tracked)
-        for gate, tracked in ((_SHUT, False), (_OPEN, settings.mode != "detect"))
-    )
+    cache = text_cache(model.weights_hash, runtime.device)
+    text, text_s, _ = meter.run(lambda: encode_text(net, ids, mask, runtime, cache))
+    usual = Question(text, gate, settings.rule, with_objects=settings.mode != "detect")
+    most = replace(usual, calibration=gate.model_copy(update={"threshold": _OPEN}))
     at_once = pairs_at_once(net, text, runtime)
-    numbers = spread(len(stack), _slices_to_ask(len(stack), count, at_once))
+    numbers = spread(len(stack), _slices_to_ask(len(stack), len(subject.phrases), at_once))
     otherwise = at_once * pair_bytes(net, text) if runtime.device.type == "cpu" else 0
     with features.part(numbers) as few, features.part(numbers[:1]) as one:
-        _, first_s, _ = meter.run(lambda: detect(one, net, opened, runtime, _ignore))
-        unmasked, shut_s, _ = meter.run(lambda: detect(few, net, shut, runtime, _ignore))
-        detections, open_s, growth = meter.run(lambda: detect(few, net, opened, runtime, _ignore), otherwise)
-    fused_shut_s, fused_open_s, answer_s = _time_answers(stack.take(numbers), detections, subject, usual.threshold)
-    is_open = detections.presence >= usual.threshold
-    objects = [int((found.scores >= NEW_SCORE).sum()) for key, found in detections.objects.items() if is_open[key]]
-    n, s = len(numbers), next((len(one.logits) for one in detections.maps.values()), 4 * net.grid_size)
+        _, first_s, _ = meter.run(lambda: detect(one, net, most, runtime, _ignore))
+        seen, usual_s, _ = meter.run(lambda: detect(few, net, usual, runtime, _ignore))
+        all_seen, most_s, growth = meter.run(lambda: detect(few, net, most, runtime, _ignore), otherwise)
+    some = stack.take(numbers)
     return PairsCost(
-        once_s=text_s + max(0.0, first_s - open_s / n),
-        shut_s=shut_s / n,
-        open_s=max(shut_s, open_s) / n,
-        open_share=float((unmasked.presence >= usual.threshold).mean()),
-        objects=sum(objects) / max(len(objects), 1),
-        mask_side=s,
-        fused_shut_s=fused_shut_s / n,
-        fused_open_s=max(fused_shut_s, fused_open_s) / n,
-        answer_s=answer_s / n,
+        once_s=text_s + max(0.0, first_s - most_s / len(some)),
+        usual=_rates(some, usual_s, seen, subject, gate.threshold),
+        most=_rates(some, max(usual_s, most_s), all_seen, subject, gate.threshold),
+        open_share=float((seen.presence >= gate.threshold).mean()),
+        mask_side=next((len(one.logits) for one in all_seen.maps.values()), 4 * net.grid_size),
         growth=growth,
     )
 
@@ -227,25 +228,23 @@ def _slices_to_ask(n: int, concepts: int, at_once: int) -> int:
     return min(n, together * max(1, _PAIRS // (concepts * together)))
 
 
-def _time_answers(
-    stack: SliceStack, detections: Detections, subject: Subject, threshold: float
-) -> tuple[float, float, float]:
-    """Seconds of fusion without a map, of fusion with all maps, and of findings."""
-    concepts, run = range(len(subject.phrases)), subject.meter.run
-
-    def fuse(maps: Mapping[tuple[int, int], SliceMap]) -> Labels:
-        with_map = subject.settings.confidence_map
-        return label_exclusively(maps, concepts, stack.region_shape, stack.restore, lambda n: None, with_map=with_map)
-
-    _, shut_s, _ = run(lambda: fuse({}))
-    labels, open_s, _ = run(lambda: fuse(detections.maps))
+def _rates(stack: SliceStack, detection_s: float, detections: Detections, subject: Subject, threshold: float) -> Rates:
+    """Go on from the detections of a few slices to findings, and divide by the slices."""
+    concepts, run, n = range(len(subject.phrases)), subject.meter.run, len(stack)
+    evidence = StackEvidence(detections.maps, stack.region_shape, stack.restore)
+    with_map = subject.settings.confidence_map
+    labels, fusion_s, _ = run(
+        lambda: label(evidence, concepts, lambda one, other: False, lambda n: None, with_map=with_map)
+    )
     verdicts = [Verdict("found", 1.0) for _ in concepts]
 
     def answer() -> object:
         layers = [stack.to_input(layer) for layer in labels.layers]
         return layers, make_findings(subject.phrases, verdicts, detections, labels, stack, threshold, 1.0)
 
-    return shut_s, open_s, run(answer)[1]
+    _, findings_s, _ = run(answer)
+    objects = sum(int((found.scores >= NEW_SCORE).sum()) for found in detections.objects.values())
+    return Rates(detection_s / n, fusion_s / n, findings_s / n, objects / n)
 
 
 def probe_tracker(features: TrunkFeatures, subject: Subject, rows: int, n_slices: int, mask_side: int) -> TrackerCost:

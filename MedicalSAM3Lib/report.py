@@ -70,8 +70,9 @@ class RunRecord:
     """A run and its answers.
 
     Attributes:
-        axis: Patient axis across which the slices lay: 0, 1 or 2.
-        slices: How many of them were looked at.
+        axis: Patient axis across which the slices lay: 0, 1 or 2; of several (``settings.axis`` "all") the first,
+            whose numbers the findings tell.
+        slices: How many were looked at, along all axes.
         device, dtype: Where and in which number format they were computed.
         timings_s: Stage to seconds.
         peak_memory_mb: ``host`` and ``device``; None where it was not measured.

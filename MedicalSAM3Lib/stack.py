@@ -18,6 +18,7 @@ from torch import Tensor
 
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.errors import SettingsError
+from MedicalSAM3Lib.evidence import box_of
 from MedicalSAM3Lib.geometry import (
     Canonical,
     canonical_of,
@@ -109,9 +110,48 @@ class SliceStack:
 
     def to_input(self, region: np.ndarray) -> np.ndarray:
         """Put labels of the region ``(n, h, w)`` on the input's grid ``(K, J, I)``; 0 outside the region."""
-        stack = np.zeros(self._shape_nhw, region.dtype)
-        stack[self._region] = region
-        return np.ascontiguousarray(self._canonical.to_input(volume_from_slices(stack, self.axis)))
+        array = np.zeros(self.input_shape, region.dtype)
+        self.from_input(array)[...] = region
+        return array
+
+    def from_input(self, array_kji: np.ndarray) -> np.ndarray:
+        """View an array ``(K, J, I)`` on the region's grid ``(n, h, w)``. No copy: what is written there is in both."""
+        return slices_along(self._canonical.to_canonical(array_kji), self.axis)[self._region]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Slices, rows and columns of the input."""
+        stack = np.broadcast_to(np.uint8(0), self._shape_nhw)
+        k, j, i = self._canonical.to_input(volume_from_slices(stack, self.axis)).shape
+        return k, j, i
+
+    @property
+    def region_in_input(self) -> tuple[int, int, int, int, int, int]:
+        """The region as a half-open box of the input's voxels ``(i0, i1, j0, j1, k0, k1)``."""
+        box = box_of(self.to_input(np.ones(self.region_shape, bool)))
+        assert box is not None  # a region is never empty
+        k, j, i = box
+        return i.start, i.stop, j.start, j.stop, k.start, k.stop
+
+
+def prepare_all(volume: Volume, spec: PreprocessSpec, settings: SegmentSettings) -> list[SliceStack]:
+    """Make the stacks of all axes that are asked for: one, or for "all" three, that of "auto" first.
+
+    The wanted slices are those of the first axis. For the others what it covers is a region of interest, because
+    that says where to look and not at what magnification. A picture, also one in three dimensions that
+    is one voxel thin, has only its own axis.
+
+    Raises:
+        SettingsError: As ``prepare``.
+    """
+    if settings.axis != "all":
+        return [prepare(volume, spec, settings)]
+    first = prepare(volume, spec, settings.model_copy(update={"axis": "auto"}))
+    if volume.is_2d or min(volume.shape_kji) < 2:
+        return [first]
+    others = [str(axis) for axis in (0, 1, 2) if axis != first.axis]
+    within = settings.model_copy(update={"slices": None, "roi": first.region_in_input})
+    return [first, *(prepare(volume, spec, within.model_copy(update={"axis": axis})) for axis in others)]
 
 
 def prepare(volume: Volume, spec: PreprocessSpec, settings: SegmentSettings) -> SliceStack:

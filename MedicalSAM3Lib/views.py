@@ -6,13 +6,14 @@ This is all of a run that computes on the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.detector import Detections, Question, detect, encode_text
+from MedicalSAM3Lib.evidence import StackEvidence
 from MedicalSAM3Lib.feature_cache import FeatureCache
 from MedicalSAM3Lib.features import cached_features
 from MedicalSAM3Lib.merge import with_tracks
@@ -20,7 +21,7 @@ from MedicalSAM3Lib.presence import PresenceSpec, SliceCalibration, VolumeRule, 
 from MedicalSAM3Lib.report import Stopwatch
 from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.stack import SliceStack
-from MedicalSAM3Lib.structures import OnProgress
+from MedicalSAM3Lib.structures import OnProgress, Progress
 from MedicalSAM3Lib.text_cache import text_cache
 from MedicalSAM3Lib.tracker import Track, track
 from MedicalSAM3Lib.tracker_net import BoundTracker
@@ -45,6 +46,11 @@ class View:
     detections: Detections
     presence: np.ndarray
     tracks: tuple[Track, ...] = ()
+
+    @property
+    def evidence(self) -> StackEvidence:
+        """What the maps say on the region's pixels."""
+        return StackEvidence(self.detections.maps, self.stack.region_shape, self.stack.restore)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,38 @@ def look(
             objects = {key: one for key, one in detections.objects.items() if key[0] in found}
             tracks = track(objects, len(stack), BoundTracker(net, features, runtime), on_progress)
             return View(stack, with_tracks(detections, tracks, settings.mode), presence, tuple(tracks))
+
+
+def look_along_all(
+    stacks: Sequence[SliceStack],
+    phrases: Sequence[str],
+    model: LoadedModel,
+    settings: SegmentSettings,
+    machine: Machine,
+) -> list[View]:
+    """Look along one axis after the other; several of them tell their progress as one, in slices of all stacks.
+
+    Raises:
+        RunError, Cancelled: As ``look``.
+    """
+    if len(stacks) == 1:
+        return [look(stacks[0], phrases, model, settings, machine)]
+    total, before, views = sum(len(stack) for stack in stacks), 0, []
+    for stack in stacks:
+        part = _part_of(machine.on_progress, before, len(stack), total)
+        views.append(look(stack, phrases, model, settings, replace(machine, on_progress=part)))
+        before += len(stack)
+    return views
+
+
+def _part_of(on_progress: OnProgress, before: int, size: int, total: int) -> OnProgress:
+    """Report a stage of one stack as a part of ``total`` slices. Tracking counts in detections: their share counts."""
+
+    def on_part(progress: Progress) -> None:
+        done = size * progress.done // progress.total if progress.total else size
+        on_progress(Progress(progress.stage, before + done, total))
+
+    return on_part
 
 
 def thresholds(presence: PresenceSpec, modality: str, settings: SegmentSettings) -> tuple[SliceCalibration, VolumeRule]:

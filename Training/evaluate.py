@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from MedicalSAM3Lib.fusion import union
-from MedicalSAM3Lib.model import Masks, MedicalSam3
+from MedicalSAM3Lib.mask_head import Masks
+from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.text import Tokenizer
 from Training import distributed
 from Training.collate import Batch, LabelState
 from Training.metrics import dice, mean_of, presence_counts
-from Training.step import encode_pairs, encode_phrases
+from Training.step import encode_phrases
 
 PRESENCE_THRESHOLD = 0.5
 
@@ -77,12 +78,13 @@ def score_batch(model: MedicalSam3, tokenizer: Tokenizer, batch: Batch, bf16: bo
     device = next(model.parameters()).device
     batch, phrases = batch.to(device), encode_phrases(batch.phrases, tokenizer).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        pyramid, text = encode_pairs(model, batch, phrases)
-        queries = model.decode_queries(pyramid, text)
+        slices = model.share(model.pyramid(model.encode_trunk(batch.images))).take(batch.pair_slice)
+        text = model.encode_text(phrases.input_ids, phrases.attention_mask).take(phrases.pair_phrase)
+        queries = model.decode_queries(slices, text)
         presence = queries.presence.float().sigmoid()
         opened = torch.nonzero(presence > PRESENCE_THRESHOLD)[:, 0]
         answers = queries.take(opened)
-        masks = model.decode_masks(pyramid.take(opened), answers) if len(opened) else None
+        masks = model.decode_masks(slices.take(opened), answers) if len(opened) else None
     found = (
         {} if masks is None else _union_masks(masks, answers.logits, presence[opened], opened, batch.images.shape[-1])
     )
@@ -124,7 +126,7 @@ def _union_masks(masks: Masks, logits: Tensor, presence: Tensor, pairs: Tensor, 
     scores = logits.float().sigmoid() * presence[:, None]
     found = {}
     for row, pair in enumerate(pairs.tolist()):
-        fused = union(masks.instances[row].float(), scores[row], masks.semantic[row].float())
+        fused = union(masks.instances(row), scores[row], masks.semantic[row].float())
         fused = functional.interpolate(fused[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0]
         found[pair] = (fused > 0).cpu().numpy()
     return found

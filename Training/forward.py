@@ -19,10 +19,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from transformers.masking_utils import create_bidirectional_mask
-from transformers.models.sam3.modeling_sam3 import Sam3DetrDecoderLayer, inverse_sigmoid
+from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
 
+from MedicalSAM3Lib.decoder import Memory, box_bias, decoder_layer, first_rows, prompt_seen, query_positions
 from MedicalSAM3Lib.model import MedicalSam3, Prompt, Pyramid, TextFeatures
 
 
@@ -60,16 +59,6 @@ class Outputs:
     semantic: Tensor | None
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What the queries look at: prompt tokens, and image tokens with their positions added for the keys."""
-
-    prompt: Tensor
-    image: Tensor
-    image_keys: Tensor
-    grid: tuple[int, int]
-
-
 def forward_train(
     model: MedicalSam3, pyramid: Pyramid, text: TextFeatures, one_to_many: bool, with_masks: bool
 ) -> Outputs:
@@ -82,7 +71,7 @@ def forward_train(
         one_to_many: Double the queries for the one-to-many branch.
         with_masks: Run the mask head, instances and semantic map; see ``freeze_unused`` when off.
     """
-    prompt = model.prompt(pyramid, text)
+    prompt = model.prompt(model.cls(pyramid), text)
     encoded = model.detector_model.detr_encoder(
         vision_features=[pyramid.levels[-1]],
         text_features=prompt.tokens,
@@ -152,53 +141,20 @@ def decode_layers(
 ) -> tuple[list[LayerOutput], Tensor]:
     """All decoder layers for all queries, and the last layer's normalised states ``(B, Q or 2Q, C)``."""
     decoder = model.detector_model.detr_decoder
-    batch, copies = memory.image.shape[0], 2 if one_to_many else 1
-    queries = decoder.query_embed.weight.repeat(copies, 1).expand(batch, -1, -1)
-    hidden = torch.cat([decoder.presence_token.weight.expand(batch, 1, -1), queries], 1)
+    hidden, reference = first_rows(decoder, len(memory.image), copies=2 if one_to_many else 1)
     attended = 1 + decoder.query_embed.num_embeddings
     # `steer` conditions the layer, `reference` is what its boxes are refined from: equal numbers, but
     # only the first is cut off from the layer before.
-    reference = steer = decoder.reference_points.weight.sigmoid().repeat(copies, 1).expand(batch, -1, -1)
-    prompt_mask = create_bidirectional_mask(
-        config=decoder.config, inputs_embeds=hidden, attention_mask=prompt.mask, encoder_hidden_states=prompt.tokens
-    )
+    steer, seen = reference, prompt_seen(decoder, hidden, memory, prompt.mask)
     layers = []
     for layer in decoder.layers:
-        position = decoder.ref_point_head(decoder.position_encoding.encode_boxes(steer))
-        # The presence token in row 0 has no place of its own and looks at all of the image alike.
-        position = functional.pad(position, (0, 0, 1, 0))
-        bias = functional.pad(decoder._get_rpb_matrix(steer, memory.grid), (0, 0, 1, 0))
-        hidden = _layer(layer, hidden, position, attended, memory, prompt_mask, bias)
+        position, bias = query_positions(decoder, steer), box_bias(decoder, steer, memory.grid)
+        hidden = decoder_layer(layer, hidden, position, attended, memory, seen, bias)
         state, output, offset = _heads(model, hidden, reference, prompt)
         layers.append(output)
         reference = (inverse_sigmoid(steer) + offset).sigmoid()
         steer = reference.detach()
     return layers, state
-
-
-def _layer(
-    layer: Sam3DetrDecoderLayer,
-    hidden: Tensor,
-    position: Tensor,
-    attended: int,
-    memory: Memory,
-    prompt_mask: Tensor | None,
-    bias: Tensor,
-) -> Tensor:
-    """One decoder layer in which only the first ``attended`` rows take part in self-attention."""
-    first, rest = hidden[:, :attended], hidden[:, attended:]
-    asking = first + position[:, :attended]
-    told = layer.self_attn(query=asking, key=asking, value=first, attention_mask=None)[0]
-    hidden = layer.self_attn_layer_norm(torch.cat([first + layer.self_attn_dropout(told), rest], 1))
-    told = layer.text_cross_attn(
-        query=hidden + position, key=memory.prompt, value=memory.prompt, attention_mask=prompt_mask
-    )[0]
-    hidden = layer.text_cross_attn_layer_norm(hidden + layer.text_cross_attn_dropout(told))
-    told = layer.vision_cross_attn(
-        query=hidden + position, key=memory.image_keys, value=memory.image, attention_mask=bias
-    )[0]
-    hidden = layer.vision_cross_attn_layer_norm(hidden + layer.vision_cross_attn_dropout(told))
-    return layer.mlp_layer_norm(hidden + layer.mlp_dropout(layer.mlp(hidden)))
 
 
 def _heads(model: MedicalSam3, hidden: Tensor, reference: Tensor, prompt: Prompt) -> tuple[Tensor, LayerOutput, Tensor]:

@@ -132,14 +132,14 @@ def presence_logits(model: MedicalSam3, tokenizer: Tokenizer, data: TrainingData
     logits, truth = [], []
     for step in range(len(source)):
         batch = source.batch(step)
-        pyramid = model.pyramid(model.encode_trunk(batch.images))
+        slices = model.share(model.pyramid(model.encode_trunk(batch.images))).for_queries()
         for n in range(len(batch.images)):
             pairs = [p for p in range(len(batch.phrases)) if batch.pair_slice[p] == n]
             nonsense = [draw_nonsense(rng, data.concepts) for _ in range(len(pairs) // 3)]
             phrases = encode_phrases((*(batch.phrases[p] for p in pairs), *nonsense), tokenizer)
             text = model.encode_text(phrases.input_ids, phrases.attention_mask).take(phrases.pair_phrase)
             rows = torch.full((len(phrases.pair_phrase),), n)
-            logits.append(model.decode_queries(pyramid.take(rows), text).presence.float().numpy())
+            logits.append(model.decode_queries(slices.take(rows), text).presence.float().numpy())
             truth += [bool(batch.states[p] == LabelState.PRESENT) for p in pairs] + [False] * len(nonsense)
     return np.concatenate(logits), np.array(truth)
 

@@ -29,6 +29,12 @@ from Training.data import PictureSource, TrainingData
 from Training.distributed import Ranks
 from Training.transforms import AugmentConfig
 
+LEAST_TURN = 0.1
+"""Radians a token."""
+
+SAME_PLACE = 6.0
+"""Constant in queries and keys: with a head of 128 a distance of one token costs 3 of the score, of two tokens 11."""
+
 
 def initialise(model: MedicalSam3) -> None:
     """Xavier for linear layers, Kaiming for convolutions, unit-sized tokens.
@@ -81,8 +87,31 @@ def initialise_tracker(tracker: Any) -> None:
     ):
         if blank is not None:
             nn.init.trunc_normal_(blank, std=0.02)
+    for layer in tracker.memory_attention.layers:
+        attend_to_the_same_place(layer.cross_attn_image, tracker.memory_attention.rotary_emb.inv_freq)
     for block in tracker.memory_encoder.memory_fuser.layers:
         nn.init.constant_(block.scale, 0.1)
+
+
+def attend_to_the_same_place(attention: Any, frequencies: Tensor) -> None:
+    """Let rotary attention begin where a token lies itself: neighbouring slices hardly differ.
+
+    Equal constants in queries and keys, turned by the rotary angles, give the score ``sum c^2 cos(f d)`` at a distance
+    d; with the frequencies f that turn noticeably within a few tokens it is high at d = 0 only. From random weights
+    attention to memory begins as the mean over the whole slice, and a tracker that cannot see where its object was
+    stays there: after 450 steps it had a Dice of 0.1, where the mask before, copied, has 0.75.
+
+    Args:
+        attention: Of the tracker, from a slice to its memories.
+        frequencies: Of the rotary encoding ``(head / 4,)``: angles per token, the same for both axes.
+    """
+    quick = frequencies >= LEAST_TURN
+    both_axes = torch.cat([quick, quick])
+    constants = torch.stack([both_axes, torch.zeros_like(both_axes)], 1).flatten() * SAME_PLACE
+    for projection in (attention.q_proj, attention.k_proj):
+        nn.init.xavier_uniform_(projection.weight, gain=0.3)
+        with torch.no_grad():
+            projection.bias.copy_(constants.repeat(len(projection.bias) // len(constants)))
 
 
 def warm_start_once(

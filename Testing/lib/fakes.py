@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from MedicalSAM3Lib.model import Masks, Prompt, Pyramid, Queries, TextFeatures
+from MedicalSAM3Lib.mask_head import Masks
+from MedicalSAM3Lib.model import Prompt, Pyramid, Queries, Slices, TextFeatures
 from MedicalSAM3Lib.model_folder import LoadedModel
 from MedicalSAM3Lib.preprocess import PreprocessSpec
 from MedicalSAM3Lib.presence import PresenceSpec
@@ -62,8 +63,12 @@ class FakeModel(nn.Module):
         self.text_phrases += len(input_ids)
         return TextFeatures(input_ids[..., None].float(), attention_mask.bool())
 
-    def decode_queries(self, pyramid: Pyramid, text: TextFeatures) -> Queries:
-        picture, band = pyramid.levels[-1][:, 0], self.bands[text.tokens[:, 0, 0].long()]
+    def share(self, pyramid: Pyramid) -> Slices:
+        picture = pyramid.levels[0]
+        return Slices(picture, picture, picture, (picture,), ())
+
+    def decode_queries(self, slices: Slices, text: TextFeatures) -> Queries:
+        picture, band = slices.tokens[:, 0], self.bands[text.tokens[:, 0, 0].long()]
         self.query_pairs += len(picture)
         self.largest_batch = max(self.largest_batch, len(picture))
         pixels = (self._mask(picture, band) > 0).flatten(1).sum(1)
@@ -72,10 +77,12 @@ class FakeModel(nn.Module):
         hidden = band[:, None].expand(-1, 2, -1)
         return Queries(presence, logits, torch.zeros(len(picture), 2, 4), hidden, hidden, Prompt(hidden, hidden > 0))
 
-    def decode_masks(self, pyramid: Pyramid, queries: Queries) -> Masks:
+    def decode_masks(self, slices: Slices, queries: Queries) -> Masks:
+        """Two queries: the concept's mask, and nothing."""
         self.mask_pairs += len(queries.hidden)
-        mask = self._mask(pyramid.levels[0][:, 0], queries.hidden[:, 0])
-        return Masks(torch.stack([mask, torch.full_like(mask, -GAIN)], 1), mask)
+        mask = self._mask(slices.laterals[0][:, 0], queries.hidden[:, 0])
+        pixels = torch.stack([mask, torch.full_like(mask, -GAIN)], 1)
+        return Masks(mask, pixels, torch.eye(2).expand(len(mask), 2, 2), torch.zeros(len(mask), 2))
 
     @staticmethod
     def _mask(picture: Tensor, band: Tensor) -> Tensor:

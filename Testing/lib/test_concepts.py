@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from MedicalSAM3Lib.concepts import (
     HEADER,
+    ancestors,
+    are_relatives,
     colour_of,
     derive_colour,
     find_concept,
@@ -94,7 +96,7 @@ def test_a_sided_concept_has_the_codes_of_its_whole_and_a_modifier() -> None:
     assert left.codes.type == whole.codes.type == "SCT^64033007^Kidney"
     assert left.codes.modifier == "SCT^7771000^Left"
     assert whole.codes.modifier == ""
-    assert left.parent == "kidney"
+    assert left.parents == ("kidney",)
     assert left.colour == (185, 102, 83)  # the modifier's colour; the type itself says grey
 
 
@@ -135,6 +137,8 @@ GOOD = "liver,liver,,,,,,,#dd8265,"
         ([GOOD, GOOD], "'liver' again"),
         ([",liver,,,,,,,,"], "an id of its own"),
         (["lobe,lobe,,,lung,,,,,"], "known parent, got 'lung'"),
+        (["lobe,lobe,,,lobe,,,,,"], "a circle of parents"),
+        (["a,a,,,c,,,,,", "b,b,,,a,,,,,", "c,c,,,b,,,,,", "d,d,,,a,,,,,"], "a: expected .* circle"),
         (["lobe,lobe,,middle,,,,,,"], "side left, right or nothing, got 'middle'"),
         (["lobe,lobe,,,,SCT^1,,,,"], "scheme\\^value\\^meaning, got 'SCT\\^1'"),
         (["lobe,lobe,,,,,,,#12,"], "colour like #dd8265, got '#12'"),
@@ -153,3 +157,26 @@ def test_another_header_is_refused(tmp_path: Path) -> None:
     path.write_text("id,name\n", encoding="utf-8")
     with pytest.raises(ResourceError, match="expected the columns concept_id"):
         read_concepts(path)
+
+
+def test_ancestors_go_up_to_the_whole() -> None:
+    assert ancestors("vertebra_l1") == ("lumbar_spine", "spine")
+    assert ancestors("liver_tumor") == ("liver", "neoplasm")
+    assert ancestors("kidney") == ancestors("nothing of the kind") == ()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "related"),
+    [
+        ("kidney", "left kidney", True),
+        ("renal parenchyma", "kidney, right", True),
+        ("L1 vertebra", "spine", True),
+        ("left kidney", "right kidney", False),
+        ("liver", "spleen", False),
+        ("purple kidney", "kidney", False),
+        ("purple rain", "yellow rain", False),
+    ],
+)
+def test_relatives_are_wholes_and_their_parts(one: str, other: str, related: bool) -> None:
+    assert are_relatives(one, other) is related
+    assert are_relatives(other, one) is related

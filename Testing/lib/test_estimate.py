@@ -16,12 +16,12 @@ from MedicalSAM3Lib.config import SegmentSettings, make_settings
 from MedicalSAM3Lib.errors import PromptError, RunError, SettingsError
 from MedicalSAM3Lib.estimate import Estimate, Size, estimate, host_bytes, label_bytes, stage_seconds
 from MedicalSAM3Lib.feature_store import FeatureStore
-from MedicalSAM3Lib.model import Masks, Pyramid, Queries, TextFeatures
+from MedicalSAM3Lib.model import Masks, Pyramid, Queries, Slices, TextFeatures
 from MedicalSAM3Lib.model_folder import LoadedModel
 from MedicalSAM3Lib.pipeline import segment
 from MedicalSAM3Lib.preprocess import PreprocessSpec
 from MedicalSAM3Lib.presence import PresenceSpec
-from MedicalSAM3Lib.probe import Costs, PairsCost, TrackerCost, TrunkCost, spread
+from MedicalSAM3Lib.probe import Costs, PairsCost, Rates, TrackerCost, TrunkCost, spread
 from MedicalSAM3Lib.resources import resource
 from MedicalSAM3Lib.structures import Volume
 from MedicalSAM3Lib.text import load_tokenizer
@@ -58,13 +58,13 @@ class Worker(FakeModel):
         self.clock.now += NECK_S * len(tokens)
         return super().pyramid(tokens)
 
-    def decode_queries(self, pyramid: Pyramid, text: TextFeatures) -> Queries:
+    def decode_queries(self, slices: Slices, text: TextFeatures) -> Queries:
         self.clock.now += QUERIES_S * len(text.tokens)
-        return super().decode_queries(pyramid, text)
+        return super().decode_queries(slices, text)
 
-    def decode_masks(self, pyramid: Pyramid, queries: Queries) -> Masks:
+    def decode_masks(self, slices: Slices, queries: Queries) -> Masks:
         self.clock.now += MASKS_S * len(queries.hidden)
-        return super().decode_masks(pyramid, queries)
+        return super().decode_masks(slices, queries)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_predicted_is_what_the_run_spends(clock: Clock, slices: int, phrases: in
     segment(volume, asked, model, settings)
     assert clock.now - before == predicted.seconds == sum(predicted.stage_seconds.values())
     assert predicted.stage_seconds["features"] == slices * TRUNK_S
-    assert predicted.open_share == (1 / phrases if threshold is None else 1.0)
+    assert predicted.open_share == pytest.approx(1 / phrases if threshold is None else 1.0)
     every = slices * (TRUNK_S + NECK_S + phrases * (QUERIES_S + MASKS_S)) + phrases * TEXT_S
     assert predicted.most_seconds == pytest.approx(every)
 
@@ -132,6 +132,18 @@ def test_what_is_asked_and_where_it_runs_is_told(clock: Clock) -> None:
     assert told.device_peak_mb is None
     assert told.host_more_mb > 0
     assert told.problem == ""
+
+
+def test_all_axes_are_looked_along(clock: Clock) -> None:
+    model = worker(clock)
+    volume = rod(24)
+    told = estimate(volume, phrases_of(model), model, make_settings(device="cpu", speed="exact", axis="all"))
+    assert told.slices == 24 + 48 + 48
+    assert "vote" in told.stage_seconds
+    before = clock.now
+    segment(volume, phrases_of(model), model, make_settings(device="cpu", speed="exact", axis="all"))
+    # Along the other axes a third of the slices shows the rod; on a few slices that is seen nearly so.
+    assert told.seconds == pytest.approx(clock.now - before, rel=0.1)
 
 
 def test_more_slices_and_more_concepts_take_more(clock: Clock) -> None:
@@ -214,43 +226,57 @@ def test_the_middle_and_evenly_spread_slices_are_tried() -> None:
     assert spread(3, 3) == [0, 1, 2]
 
 
-SIZE = Size(10, 3, region_voxels=2 * MB, input_voxels=4 * MB, layers=1, with_map=False, is_tracked=False)
-COSTS = Costs(
+SIZE = Size(3, region_voxels=2 * MB, input_voxels=4 * MB, layers=1, with_map=False, is_tracked=False)
+TRACKED = replace(SIZE, is_tracked=True)
+USUAL = Rates(detection_s=4.0, fusion_s=0.5, findings_s=0.125, objects=2.0)
+VIEW = Costs(
+    10,
     TrunkCost(first_s=3.0, slice_s=2.0, batch=4, slice_bytes=10 * MB, kept=6, growth=50 * MB),
-    PairsCost(1.0, 2.0, 6.0, 0.5, 2.0, 1000, 0.25, 0.75, 0.125, growth=20 * MB),
-    TrackerCost(row_s=0.5, row_bytes=MB, reach=15, growth=5 * MB),
+    PairsCost(1.0, USUAL, Rates(6.0, 0.75, 0.25, 6.0), open_share=0.5, mask_side=1000, growth=20 * MB),
+    TrackerCost(),
     kept=8 * MB,
 )
+WITH_TRACKER = replace(VIEW, tracker=TrackerCost(row_s=0.5, row_bytes=MB, reach=15, growth=5 * MB))
 
 
 def test_seconds_by_hand() -> None:
     expected = {"features": 3.0 + 9 * 2.0, "detection": 1.0 + 10 * 4.0, "fusion": 10 * 0.5, "findings": 1.25}
-    assert stage_seconds(COSTS, SIZE, 0.5) == expected
-    tracked = stage_seconds(COSTS, replace(SIZE, is_tracked=True), 0.5)
-    assert tracked == expected | {"tracking": 10 * 3 * 0.5 * 2.0 * 0.5}
+    assert stage_seconds([VIEW], [USUAL], SIZE) == expected
+    assert stage_seconds([WITH_TRACKER], [USUAL], TRACKED) == expected | {"tracking": 10 * 2.0 * 0.5}
+
+
+def test_views_along_several_axes_add_up_and_vote() -> None:
+    other = replace(VIEW, slices=20)
+    told = stage_seconds([VIEW, other], [USUAL, VIEW.pairs.most], SIZE)
+    assert told["features"] == 3.0 + 9 * 2.0 + 3.0 + 19 * 2.0
+    assert told["detection"] == 1.0 + 10 * 4.0 + 1.0 + 20 * 6.0
+    assert told["vote"] == 10 * 0.5 + 20 * 0.75
+    assert (told["fusion"], told["findings"]) == (5.0, 1.25)  # on the grid of the first
+    # Features go with their view, maps stay: 60 + 120 MB of maps, and the features of the second view.
+    assert host_bytes([VIEW, other], SIZE, is_cpu=True) == (60 + 120 + 60 + 20) * MB
 
 
 def test_memory_by_hand() -> None:
     # 60 MB of features, and of 30 pairs maps of 2 MB each; the trunk's own 50 MB are less than the maps.
-    assert host_bytes(COSTS, SIZE, is_cpu=True) == (60 + 60 + 20) * MB
-    large = replace(COSTS, trunk=replace(COSTS.trunk, growth=500 * MB))
-    assert host_bytes(large, SIZE, is_cpu=True) == (60 + 500) * MB
-    # With tracking six maps a pair: one of each, their merger, two objects and their tracks. Two walks of two objects
-    # of three concepts remember 16 slices each, where the network is.
-    tracked = replace(SIZE, is_tracked=True)
-    assert host_bytes(COSTS, tracked, is_cpu=True) == (60 + 6 * 60 + 2 * 6 * 16 + 5) * MB
-    assert host_bytes(COSTS, tracked, is_cpu=False) == (60 + 6 * 60 + 20) * MB
+    assert host_bytes([VIEW], SIZE, is_cpu=True) == (60 + 60 + 20) * MB
+    large = replace(VIEW, trunk=replace(VIEW.trunk, growth=500 * MB))
+    assert host_bytes([large], SIZE, is_cpu=True) == (60 + 500) * MB
+    # With tracking a slice has two maps of each of 3 concepts, and two of each of 6 objects: 18 of 2 MB. Two walks of
+    # each object remember 16 slices, where the network is.
+    assert host_bytes([WITH_TRACKER], TRACKED, is_cpu=True) == (60 + 10 * 18 * 2 + 2 * 6 * 16 + 5) * MB
+    assert host_bytes([WITH_TRACKER], TRACKED, is_cpu=False) == (60 + 10 * 18 * 2 + 20) * MB
 
 
 def test_labels_by_hand() -> None:
     # uint16 on both grids, and 13 bytes a voxel of the region to count parts.
     assert label_bytes(SIZE) == (4 + 8 + 26) * MB
     assert label_bytes(replace(SIZE, layers=2)) == (2 * 12 + 26) * MB
-    assert label_bytes(replace(SIZE, with_map=True)) == (12 + 4 + 32 + 26) * MB
-    # A small region of a large input: what counts is the copy on the input's grid.
-    assert label_bytes(replace(SIZE, region_voxels=0)) == (8 + 8) * MB
+    assert label_bytes(replace(SIZE, with_map=True)) == (12 + 4 + 24 + 26) * MB
     everything = replace(SIZE, region_voxels=1000 * MB)
-    assert host_bytes(COSTS, everything, is_cpu=True) == 60 * MB + 8 * MB + label_bytes(everything)
+    assert host_bytes([VIEW], everything, is_cpu=True) == 60 * MB + 8 * MB + label_bytes(everything)
+    # A vote: six bytes a voxel of the input, and the voted confidences of each concept on the region.
+    both = host_bytes([VIEW, VIEW], everything, is_cpu=True)
+    assert both == 120 * MB + 8 * MB + label_bytes(everything) + 6 * 4 * MB + 3 * 2 * 1000 * MB
 
 
 @pytest.mark.parametrize("speed", ["exact", "balanced"])

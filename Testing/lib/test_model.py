@@ -52,13 +52,15 @@ def test_outputs_are_those_of_the_published_implementation(
 ) -> None:
     trunk = model.encode_trunk(images)
     close(trunk, published["trunk"])
-    pyramid, text = model.pyramid(trunk), model.encode_text(IDS, MASK)
-    queries = model.decode_queries(pyramid, text)
+    slices, text = model.share(model.pyramid(trunk)), model.encode_text(IDS, MASK)
+    queries = model.decode_queries(slices.for_queries(), text)
     close(queries.presence, published["presence"])
     close(queries.logits, published["logits"])
     close(queries.boxes_xyxy, published["boxes"])
-    masks = model.decode_masks(pyramid, queries)
-    close(masks.instances, published["masks"])
+    masks = model.decode_masks(slices, queries)
+    close(torch.stack([masks.instances(pair) for pair in range(2)]), published["masks"])
+    chosen = torch.tensor([3, 1])
+    close(masks.instances(1, chosen), published["masks"][1, chosen.numpy()])
     close(masks.semantic, published["semantic"])
 
 
@@ -66,13 +68,14 @@ def test_outputs_are_those_of_the_published_implementation(
 def test_prompt_is_the_text_and_one_token_that_has_looked_at_the_slice(
     model: MedicalSam3, images: torch.Tensor, published: dict[str, np.ndarray]
 ) -> None:
-    prompt = model.prompt(model.pyramid(model.encode_trunk(images)), model.encode_text(IDS, MASK))
+    text = model.encode_text(IDS, MASK)
+    prompt = model.prompt(model.cls(model.pyramid(model.encode_trunk(images))), text)
     assert prompt.tokens.shape == (2, 33, 16)
     assert prompt.mask[:, -1].all()
     np.testing.assert_array_equal(prompt.mask.numpy(), ~published["prompt_mask"])
     real = prompt.mask.numpy()
     np.testing.assert_allclose(prompt.tokens.numpy()[real], published["prompt"][real], rtol=0, atol=2e-5)
-    swapped = model.prompt(model.pyramid(model.encode_trunk(images.flip(0))), model.encode_text(IDS, MASK))
+    swapped = model.prompt(model.cls(model.pyramid(model.encode_trunk(images.flip(0)))), text)
     assert torch.allclose(swapped.tokens[:, -1], prompt.tokens.flip(0)[:, -1], atol=1e-5)
     assert not torch.allclose(swapped.tokens[:, -1], prompt.tokens[:, -1], atol=1e-3)
 
@@ -107,13 +110,13 @@ def test_transformers_agrees_when_its_geometry_encoder_runs(
         input_boxes=torch.zeros(2, 1, 4),
         input_boxes_labels=torch.full((2, 1), -10),
     )
-    pyramid, text = model.pyramid(model.encode_trunk(images)), model.encode_text(IDS, MASK)
-    queries = model.decode_queries(pyramid, text)
-    masks = model.decode_masks(pyramid, queries)
+    slices, text = model.share(model.pyramid(model.encode_trunk(images))), model.encode_text(IDS, MASK)
+    queries = model.decode_queries(slices, text)
+    masks = model.decode_masks(slices, queries)
     assert torch.allclose(theirs.pred_logits, queries.logits, atol=1e-5)
     assert torch.allclose(theirs.pred_boxes, queries.boxes_xyxy, atol=1e-5)
     assert torch.allclose(theirs.presence_logits[:, 0], queries.presence, atol=1e-5)
-    assert torch.allclose(theirs.pred_masks, masks.instances, atol=1e-4)
+    assert torch.allclose(theirs.pred_masks, torch.stack([masks.instances(pair) for pair in range(2)]), atol=1e-4)
     assert torch.allclose(theirs.semantic_seg[:, 0], masks.semantic, atol=1e-4)
     without = model.detector_model(pixel_values=images, input_ids=IDS, attention_mask=MASK)
     assert not torch.allclose(without.pred_logits, queries.logits, atol=1e-2)
@@ -121,11 +124,11 @@ def test_transformers_agrees_when_its_geometry_encoder_runs(
 
 @torch.no_grad()
 def test_pairs_in_a_batch_are_what_they_are_alone(model: MedicalSam3, images: torch.Tensor) -> None:
-    pyramid, text = model.pyramid(model.encode_trunk(images)), model.encode_text(IDS, MASK)
+    shared, text = model.share(model.pyramid(model.encode_trunk(images))), model.encode_text(IDS, MASK)
     slices, concepts = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
-    batched = model.decode_queries(pyramid.take(slices), text.take(concepts))
+    batched = model.decode_queries(shared.take(slices), text.take(concepts))
     for row in range(3):
-        alone = model.decode_queries(pyramid.take(slices[row : row + 1]), text.take(concepts[row : row + 1]))
+        alone = model.decode_queries(shared.take(slices[row : row + 1]), text.take(concepts[row : row + 1]))
         assert torch.allclose(batched.take(torch.tensor([row])).logits, alone.logits, atol=1e-5)
         assert torch.allclose(batched.presence[row], alone.presence[0], atol=1e-5)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from MedicalSAM3Lib.overlap import dice
+from MedicalSAM3Lib.overlap import dice, iou
 
 
 def test_equal_masks_give_one_and_disjoint_masks_zero() -> None:
@@ -31,3 +31,10 @@ def test_two_empty_masks_have_no_dice() -> None:
 def test_masks_of_two_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"one shape, got \(2,\) and \(3,\)"):
         dice(np.zeros(2), np.zeros(3))
+
+
+def test_iou_is_counted_and_empty_masks_have_none() -> None:
+    assert iou(np.array([1, 1, 0]), np.array([0, 1, 1])) == pytest.approx(1 / 3)
+    assert iou(np.array([1, 0]), np.array([1, 0])) == 1.0
+    assert iou(np.array([1, 0]), np.array([0, 1])) == 0.0
+    assert math.isnan(iou(np.zeros(3), np.zeros(3)))

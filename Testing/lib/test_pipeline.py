@@ -112,6 +112,30 @@ def test_exclusive_concepts_share_no_voxel_and_kept_overlaps_lie_in_layers():
     assert all(dice(kept.mask_kji(finding), masks[255.0]) > 0.98 for finding in kept.findings)
 
 
+def test_nested_concepts_share_voxels_with_their_parts_and_compete_with_all_others():
+    volume, masks = spheres(TWO)
+    bands = {"kidney": (0.4, 1.5), "left kidney": BRIGHT, "spleen": (0.3, 0.7), "anything": (0.9, 1.5)}
+    result = segment(volume, list(bands), fake_model(bands), make_settings(speed="exact", overlap="nested"))
+    kidney, left, spleen, anything = (result.mask_kji(finding) for finding in result.findings)
+    bright, middle = masks[255.0], masks[127.0]
+    for mask, truth in ((kidney, bright), (left, bright), (spleen, middle)):
+        assert dice(mask, truth) > 0.97
+    assert not anything.any()  # free text has no relatives: the surer kidneys take all of it
+    assert not (spleen & (kidney | left)).any()
+    assert len(result.layers) == 2
+
+
+def test_nested_is_exclusive_where_nobody_is_related():
+    volume, _ = spheres(TWO)
+    bands = {"liver": (0.4, 1.5), "spleen": (0.3, 0.7), "left kidney": BRIGHT, "right kidney": (0.7, 1.6)}
+    results = [
+        segment(volume, list(bands), fake_model(bands), make_settings(speed="exact", overlap=overlap))
+        for overlap in ("exclusive", "nested")
+    ]
+    np.testing.assert_array_equal(results[0].layers, results[1].layers)
+    assert results[0].findings == results[1].findings
+
+
 def test_a_concept_whose_voxels_all_go_to_another_is_not_found_and_says_why():
     volume, _ = spheres({255.0: (0.4, 0.5, 0.5)})
     findings = segment(volume, ["one", "two"], fake_model({"one": BRIGHT, "two": BRIGHT}), EXACT).findings
@@ -175,7 +199,6 @@ def test_a_box_outside_the_volume_is_refused(box):
     [
         ({"mode": "track"}, "tracker"),
         ({"mode": "fuse"}, "tracker"),
-        ({"axis": "all"}, "axis"),
         ({"instances": True}, "instances"),
     ],
 )

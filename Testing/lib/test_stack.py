@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from MedicalSAM3Lib.config import make_settings
+from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.preprocess import PreprocessSpec, channels_of, normalise, square_canvas
-from MedicalSAM3Lib.stack import prepare
+from MedicalSAM3Lib.stack import prepare, prepare_all
 from MedicalSAM3Lib.structures import Volume
 from Testing.lib.phantoms import oblique_affine
 
@@ -98,3 +99,53 @@ def test_some_slices_are_the_same_pictures_on_the_same_canvas(axis):
     labels = some.to_input(np.ones(some.region_shape, np.uint16))
     assert labels.shape == tuple(shape)
     assert labels.sum() == np.prod(some.region_shape)
+
+
+@pytest.mark.parametrize("axis", ["0", "1", "2"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1)])
+def test_the_way_from_the_input_is_the_inverse_of_the_way_to_it(axis, order, signs):
+    volume = Volume(np.zeros((7, 8, 9), np.float32), oblique_affine(order=order, signs=signs), "GREY")
+    stack = prepare(volume, SPEC, make_settings(axis=axis, roi=(2, 6, 1, 7, 3, 5)))
+    assert stack.input_shape == (7, 8, 9)
+    assert stack.region_in_input == (2, 6, 1, 7, 3, 5)
+    region = np.random.default_rng(2).integers(1, 9, stack.region_shape).astype(np.uint16)
+    on_input = stack.to_input(region)
+    np.testing.assert_array_equal(stack.from_input(on_input), region)
+    assert on_input.sum() == region.sum()
+    stack.from_input(on_input)[...] = 0  # a view: what is written there is written to the input's array
+    assert not on_input.any()
+
+
+def test_all_axes_begin_with_that_of_auto_and_look_at_the_same_box():
+    volume = ct()
+    stacks = prepare_all(volume, SPEC, make_settings(axis="all", slices=(2, 6), roi=(20, 30, 12, 20, 0, 10)))
+    assert [stack.axis for stack in stacks] == [2, 0, 1]
+    assert [stack.region_in_input for stack in stacks] == [(20, 30, 12, 20, 2, 6)] * 3
+    assert [len(stack) for stack in stacks] == [4, 10, 8]
+    whole = prepare(volume, SPEC, make_settings(axis="0"))
+    assert stacks[1].canvas == whole.canvas  # where to look, not at what magnification
+
+
+def test_all_axes_without_a_box_look_at_the_body():
+    stacks = prepare_all(ct(), SPEC, make_settings(axis="all"))
+    assert [stack.region_in_input for stack in stacks] == [(10, 45, 5, 35, 0, 10)] * 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_2d", "axis"),
+    [((1, 6, 7), True, 2), ((6, 1, 7), False, 1), ((3, 6, 7), True, 2), ((1, 1, 1), False, 2)],
+)
+def test_a_picture_has_only_its_own_axis(shape, is_2d, axis):
+    volume = Volume(np.zeros(shape, np.float32), np.eye(4), "GREY", is_2d=is_2d)
+    assert [stack.axis for stack in prepare_all(volume, SPEC, make_settings(axis="all"))] == [axis]
+
+
+@pytest.mark.parametrize("axis", ["auto", "0", "1", "2"])
+def test_one_axis_is_one_stack(axis):
+    assert len(prepare_all(ct(), SPEC, make_settings(axis=axis))) == 1
+
+
+def test_slices_beyond_the_first_axis_are_refused_for_all_axes():
+    with pytest.raises(SettingsError, match="slices: expected a range within 0:10, got 4:11"):
+        prepare_all(ct(), SPEC, make_settings(axis="all", slices=(4, 11)))

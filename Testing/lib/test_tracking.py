@@ -19,6 +19,7 @@ from MedicalSAM3Lib.config import make_settings
 from MedicalSAM3Lib.errors import Cancelled, SettingsError
 from MedicalSAM3Lib.memory import MemoryLimits
 from MedicalSAM3Lib.model_folder import LoadedModel
+from MedicalSAM3Lib.overlap import dice
 from MedicalSAM3Lib.pipeline import segment, segment_with_report
 from MedicalSAM3Lib.preprocess import PreprocessSpec
 from MedicalSAM3Lib.presence import PresenceSpec
@@ -133,6 +134,18 @@ def test_tracking_is_a_stage_of_the_report_only_where_it_ran() -> None:
     assert list(fused.timings_s) == ["preprocess", "features", "detection", "tracking", "fusion", "findings"]
     _, detected = segment_with_report(volume, ["rod"], oracle(), make_settings(speed="exact"))
     assert "tracking" not in detected.timings_s
+
+
+@with_bright_tracker
+def test_three_views_track_and_vote_and_count_their_tracking_in_slices() -> None:
+    volume, truth = rod(dim=(5, 6))
+    seen: list[Progress] = []
+    settings = make_settings(speed="exact", mode="fuse", axis="all")
+    result = segment(volume, ["rod"], oracle(), settings, seen.append)
+    assert dice(result.mask_kji(result.findings[0]), truth) > 0.98
+    done = [progress.done for progress in seen if progress.stage == "tracking"]
+    assert done == sorted(done)
+    assert (done[-1], {progress.total for progress in seen if progress.stage == "tracking"}) == (108, {108})
 
 
 @with_bright_tracker

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from MedicalSAM3Lib.model import Masks, Prompt, Pyramid, Queries, TextFeatures
+from MedicalSAM3Lib.mask_head import Masks
+from MedicalSAM3Lib.model import Prompt, Pyramid, Queries, Slices, TextFeatures
 from Testing.training.tiny_world import FakeTokenizer, SquareSource
 from Training.collate import Batch, LabelState, Sample, collate
 from Training.evaluate import Row, score_batch, summarise, validate
@@ -35,7 +36,10 @@ class WrittenDown(nn.Module):
     def encode_text(self, ids: Tensor, mask: Tensor) -> TextFeatures:
         return TextFeatures(ids[..., None].float(), mask.bool())
 
-    def decode_queries(self, pyramid: Pyramid, text: TextFeatures) -> Queries:
+    def share(self, pyramid: Pyramid) -> Slices:
+        return Slices(*pyramid.levels, *pyramid.positions, pyramid.levels[0], (), ())
+
+    def decode_queries(self, slices: Slices, text: TextFeatures) -> Queries:
         pairs = len(text.tokens)
         presence = torch.tensor(self._presence[:pairs])
         empty = torch.zeros(pairs, 1, 4)
@@ -43,10 +47,11 @@ class WrittenDown(nn.Module):
             presence, torch.full((pairs, 1), self._score), empty, empty, empty, Prompt(text.tokens, text.mask)
         )
 
-    def decode_masks(self, pyramid: Pyramid, queries: Queries) -> Masks:
+    def decode_masks(self, slices: Slices, queries: Queries) -> Masks:
         pairs = len(queries.presence)
-        assert len(pyramid.levels[0]) == pairs
-        return Masks(self._instance.expand(pairs, 1, -1, -1), self._semantic.expand(pairs, -1, -1))
+        assert len(slices.tokens) == pairs
+        pixels = self._instance.expand(pairs, 1, -1, -1)
+        return Masks(self._semantic.expand(pairs, -1, -1), pixels, torch.ones(pairs, 1, 1), torch.zeros(pairs, 1))
 
 
 def half_map(value: float = 5.0) -> Tensor:
