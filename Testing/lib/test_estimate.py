@@ -246,14 +246,14 @@ def test_seconds_by_hand() -> None:
 
 
 def test_views_along_several_axes_add_up_and_vote() -> None:
-    other = replace(VIEW, slices=20)
+    other = replace(VIEW, slices=20, trunk=replace(VIEW.trunk, kept=16))
     told = stage_seconds([VIEW, other], [USUAL, VIEW.pairs.most], SIZE)
     assert told["features"] == 3.0 + 9 * 2.0 + 3.0 + 19 * 2.0
     assert told["detection"] == 1.0 + 10 * 4.0 + 1.0 + 20 * 6.0
     assert told["vote"] == 10 * 0.5 + 20 * 0.75
     assert (told["fusion"], told["findings"]) == (5.0, 1.25)  # on the grid of the first
     # Features go with their view, maps stay: 60 + 120 MB of maps, and the features of the second view.
-    assert host_bytes([VIEW, other], SIZE, is_cpu=True) == (60 + 120 + 60 + 20) * MB
+    assert host_bytes([VIEW, other], SIZE, is_cpu=True) == (60 + 120 + 160 + 20) * MB
 
 
 def test_memory_by_hand() -> None:
