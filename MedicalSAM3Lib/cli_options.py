@@ -91,7 +91,15 @@ Axis = Annotated[
         "all lets the three vote: at least three times the cost, for models that know all three.",
     ),
 ]
-Mode = Annotated[str, typer.Option("--mode", metavar="MODE", rich_help_panel=RUN, help="detect, track or fuse.")]
+Mode = Annotated[
+    str,
+    typer.Option(
+        "--mode",
+        metavar="MODE",
+        rich_help_panel=RUN,
+        help="detect (each slice by itself), track (objects carried through), fuse (both), or auto: the model's best.",
+    ),
+]
 Slices = Annotated[
     str | None,
     typer.Option("--slices", metavar="A:B", rich_help_panel=RUN, help="Only slices A to B - 1, counted from 0."),

@@ -57,7 +57,7 @@ def segment(
     speed: options.Speed = "balanced",
     window: options.Window = "auto",
     axis: options.Axis = "auto",
-    mode: options.Mode = "detect",
+    mode: options.Mode = "auto",
     slices: options.Slices = None,
     roi: options.Roi = None,
     overlap: options.Overlap = "exclusive",

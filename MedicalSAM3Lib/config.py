@@ -32,7 +32,8 @@ class SegmentSettings(BaseModel):
             axis that "auto" would choose.
         roi: Half-open voxel box ``(i0, i1, j0, j1, k0, k1)`` of the input; outside nothing is found.
         rule: "union" of confident instances and the semantic map, or the paper's "top1".
-        mode: "detect" (every slice by itself), "track", or "fuse" (both merged).
+        mode: "detect" (every slice by itself), "track" (objects carried through the volume), "fuse" (both merged), or
+            "auto": the one that the model's folder names, because it was the best on held-out data.
         overlap: "exclusive" gives a voxel to its most confident concept, "keep" lets masks overlap, "nested"
             lets a concept overlap with its parts and wholes in the vocabulary and compete with all others.
         instances: Keep the objects of a concept apart as segments of their own.
@@ -51,7 +52,7 @@ class SegmentSettings(BaseModel):
     slices: tuple[int, int] | None = None
     roi: tuple[int, int, int, int, int, int] | None = None
     rule: Literal["union", "top1"] = "union"
-    mode: Literal["detect", "track", "fuse"] = "detect"
+    mode: Literal["auto", "detect", "track", "fuse"] = "auto"
     overlap: Literal["exclusive", "keep", "nested"] = "exclusive"
     instances: bool = False
     confidence_map: bool = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,9 +11,8 @@ from torch import Tensor
 
 from MedicalSAM3Lib.detector import Detections
 from MedicalSAM3Lib.fusion import SliceMap
+from MedicalSAM3Lib.presence import Mode
 from MedicalSAM3Lib.tracker import Track, TrackedMask
-
-Mode = Literal["detect", "track", "fuse"]
 
 MOST_LOGIT = 8.0
 """Logits are cut here before they are averaged: one network's excess must not silence the other."""

@@ -231,8 +231,8 @@ class MedicalSam3(nn.Module):
 
 
 def _neck(neck: Sam3VisionNeck, tokens_nld: Tensor, grid_size: int) -> Pyramid:
-    n, _, d = tokens_nld.shape
-    image = tokens_nld.transpose(1, 2).reshape(n, d, grid_size, grid_size)
+    # (N, D, g, g) with the channels last in memory, as the tokens lie: convolutions on CPUs are faster so.
+    image = tokens_nld.unflatten(1, (grid_size, grid_size)).permute(0, 3, 1, 2)
     levels = tuple(layer(image) for layer in neck.fpn_layers[:-1])
     positions = tuple(neck.position_encoding(level.shape, level.device, level.dtype) for level in levels)
     return Pyramid(levels, positions)

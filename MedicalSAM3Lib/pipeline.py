@@ -74,7 +74,7 @@ def segment_with_report(
     cache: FeatureCache | None = None,
 ) -> tuple[Segmentation, RunRecord]:
     """As ``segment``; returns also the record of the run, from which ``write_report`` makes a report."""
-    settings, on_progress = settings or SegmentSettings(), on_progress or _ignore
+    settings, on_progress = settled(settings or SegmentSettings(), model), on_progress or _ignore
     phrases = check_concepts(concepts)
     check_settings(settings, model)
     model.tokenizer.encode(phrases)  # a phrase that is too long is refused before anything is computed
@@ -137,6 +137,11 @@ def check_concepts(concepts: Sequence[str]) -> list[str]:
             raise PromptError(f"'{phrase}' asks for the same concept as '{seen[key]}'; ask for each concept once.")
         seen[key] = phrase
     return list(concepts)
+
+
+def settled(settings: SegmentSettings, model: LoadedModel) -> SegmentSettings:
+    """The settings with what "auto" leaves to the model decided; a run records these."""
+    return settings if settings.mode != "auto" else settings.model_copy(update={"mode": model.presence.mode})
 
 
 def check_settings(settings: SegmentSettings, model: LoadedModel) -> None:

@@ -9,6 +9,8 @@ data (``presence.json``), make an answer of it:
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,14 +50,25 @@ class VolumeRule(BaseModel):
     threshold: float = Field(default=0.5, ge=0.0, le=1.0)
 
 
+Mode = Literal["detect", "track", "fuse"]
+"""Every slice by itself, objects carried through the volume, or both merged."""
+
+
 class PresenceSpec(BaseModel):
-    """The content of ``presence.json``: ``default``, ``volume``, and a key for each fitted modality."""
+    """The content of ``presence.json``: how the answers of a model are decided.
+
+    Attributes:
+        default: Calibration of a slice; a key for each fitted modality stands beside it.
+        volume: When a concept counts as found in a volume.
+        mode: What settings with the mode "auto" mean: the mode that was the best on held-out data.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
     __pydantic_extra__: dict[str, SliceCalibration]
 
     default: SliceCalibration = SliceCalibration()
     volume: VolumeRule = VolumeRule()
+    mode: Mode = "detect"
 
     def slice_calibration(self, modality: str) -> SliceCalibration:
         """Calibration for a modality, "CT" for instance; the default where none was fitted."""

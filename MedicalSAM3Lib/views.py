@@ -72,6 +72,7 @@ def look(
         RunError: Memory or disk is full.
         Cancelled: From ``on_progress``.
     """
+    assert settings.mode != "auto", "the pipeline settles it"
     net, runtime, watch, on_progress = model.model, machine.runtime, machine.watch, machine.on_progress
     calibration, volume_rule = thresholds(model.presence, stack.modality, settings)
     ids, mask = model.tokenizer.encode(phrases)

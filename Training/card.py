@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from MedicalSAM3Lib.presence import Mode
 from Training.checkpoints import Meta
 from Training.config import TrainConfig
 from Training.manifest import Manifest
+from Training.modes import ModeScores, mode_numbers, mode_tables
 from Training.scoring import LARGE, SIDES, Scores
 
 _HEAD = """# Demonstration model of MedicalSAM3
@@ -17,10 +20,9 @@ _HEAD = """# Demonstration model of MedicalSAM3
 **Not for any medical use.** This small network shows that the software works. It was trained on a handful of
 volumes, it will be wrong on other people's images, and it must not inform any decision about a patient.
 
-SAM3's architecture at small sizes (classes of `transformers`, Apache-2.0), trained from nothing by
-`Training/recipes/tiny.yaml`; no weights of another model went into it. Licence: Apache-2.0.
+SAM3's architecture at small sizes (classes of `transformers`, Apache-2.0), trained from nothing by the recipes in
+`Training/recipes`; no weights of another model went into it. Licence: Apache-2.0.
 It answers on axial slices of CT and MR of the trunk, and only for the concepts listed below.
-It has a detector and no tracker.
 """
 
 _METHOD = """## How the numbers were made
@@ -34,7 +36,13 @@ person on another scanner, and chose nothing: no size, no epoch, no threshold. A
 
 
 def make_card(
-    config: TrainConfig, meta: Meta, manifest: Manifest, *, held_out: Scores, unseen: Scores
+    config: TrainConfig,
+    meta: Meta,
+    manifest: Manifest,
+    *,
+    held_out: Scores,
+    unseen: Scores,
+    modes: Mapping[Mode, ModeScores] | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Markdown of the card, and the same numbers for machines.
 
@@ -44,19 +52,22 @@ def make_card(
         manifest: What it was trained on.
         held_out: Scores of the test slices.
         unseen: Scores of the unseen patient.
+        modes: Scores of each mode; None of a model without a tracker.
     """
     summary = {"held_out": _summary(held_out), "unseen": _summary(unseen)}
+    numbers = summary if modes is None else {**summary, "modes": mode_numbers(modes)}
     parts = [
         _HEAD,
         _data_table(manifest),
         _METHOD,
         _summary_table(summary),
         _concept_table(held_out, unseen),
+        "It has a detector and no tracker.\n" if modes is None else mode_tables(modes),
         _training(config, meta),
         *_earlier(config),
         *_changes(config),
     ]
-    return "\n".join(parts), summary
+    return "\n".join(parts), numbers
 
 
 def _summary(scores: Scores) -> dict[str, Any]:
@@ -82,6 +93,13 @@ _TRAINED, _STARTED = "Trained for ", "The run started from the weights of"
 
 
 def _training(config: TrainConfig, meta: Meta) -> str:
+    if not config.losses.detector:
+        clips = config.data.clips
+        return (
+            f"{_TRAINED}{meta.step} steps of the tracker alone, beside a detector that stayed as it was "
+            f"({clips.per_step * meta.world_size} clips of {clips.length} slices a step, up to {clips.objects} objects "
+            f"each), seed {config.run.seed}.\n"
+        )
     warm, slices = config.warm_start, config.data.batch_slices * meta.world_size
     before = f"{warm.steps} steps of dense warm start ({warm.batch_slices} slices a step) and " if warm.steps else ""
     return (
@@ -143,7 +161,7 @@ def _summary_table(summary: dict[str, Any]) -> str:
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return (
         "\n".join(lines)
-        + "\n\nHeld-out questions are asked slice by slice, those to the unseen patient of the volume.\n"
+        + "\n\nHeld-out questions are asked slice by slice, those to the unseen patient of the volume (mode `auto`).\n"
     )
 
 

@@ -30,6 +30,7 @@ class LossConfig(BaseModel):
         mask_loss_size: Compare masks at the size of the target or of the logits.
         point_sampling: Compare instance masks at so many points only; 0 is everywhere.
         detector: Off, the detector stays as it is and the tracker alone learns, from clips.
+        tracker_neck: Off, the tracker's own neck stays as it is.
         track: What the tracker is told on clips.
     """
 
@@ -69,6 +70,7 @@ class LossConfig(BaseModel):
     point_importance: float = Field(0.75, ge=0, le=1)
 
     detector: bool = True
+    tracker_neck: bool = True
     track: TrackLossConfig = TrackLossConfig()
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.nn import functional
 from transformers import Sam3Config, Sam3TrackerVideoConfig
 
 from MedicalSAM3Lib.errors import SettingsError
@@ -56,7 +57,27 @@ def with_tracker(model: MedicalSam3, values: Mapping[str, Any]) -> MedicalSam3:
     # SAM3's second neck began as a copy of the first: both read the same trunk.
     neck = model.detector_model.vision_encoder.neck
     whole.tracker_neck.load_state_dict(neck.state_dict(), strict=True)  # type: ignore[union-attr]
+    level_neck(whole)
     return whole
+
+
+@torch.no_grad()
+def level_neck(model: MedicalSam3) -> None:
+    """Scale the levels of the tracker's neck so that each speaks in numbers of about 1.
+
+    Nothing but the detector's own training says how large its features are (those of the bundled model have a
+    deviation of 18), and next to large ones the mask in a memory is not heard. Measured on smooth noise, which is near
+    enough to pictures.
+    """
+    side = model.image_size
+    noise = torch.randn(4, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    images = functional.interpolate(noise, (side, side), mode="bilinear")
+    was_training = model.training
+    levels = model.eval().tracker_pyramid(model.encode_trunk(images)).levels
+    model.train(was_training)
+    for layer, level in zip(model.tracker_neck.fpn_layers, levels, strict=False):  # type: ignore[union-attr, arg-type]
+        for parameter in layer.proj2.parameters():
+            parameter.div_(level.std())
 
 
 def make_tracker(architecture: Sam3Config, values: Mapping[str, Any]) -> Sam3TrackerVideoConfig:

@@ -21,7 +21,7 @@ from MedicalSAM3Lib.atomic import replacing
 from MedicalSAM3Lib.errors import InputError, MedicalSAM3Error
 from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.model_folder import load_model_folder, save_model_folder
-from MedicalSAM3Lib.presence import PresenceSpec, VolumeRule
+from MedicalSAM3Lib.presence import Mode, PresenceSpec, VolumeRule
 from MedicalSAM3Lib.resources import resource
 from MedicalSAM3Lib.tensor_files import read_tensors
 from MedicalSAM3Lib.text import Tokenizer
@@ -32,7 +32,8 @@ from Training.checkpoints import Checkpoints, Meta, read_meta
 from Training.collate import LabelState
 from Training.config import TrainConfig, make_config
 from Training.data import TrainingData
-from Training.manifest import read_manifest
+from Training.manifest import Manifest, read_manifest
+from Training.modes import ModeScores, best_mode, compare_modes
 from Training.network import build_network
 from Training.phrases import HELD_OUT_NONSENSE, draw_nonsense
 from Training.scoring import Examiner
@@ -81,14 +82,18 @@ def publish(run: Path, out: Path) -> str:
 
     preprocess = config.data.preprocess.model_dump(mode="json")
 
-    def write(card: str) -> None:
+    def write(card: str, presence: PresenceSpec) -> None:
         tokenizer_folder = Path(config.model.tokenizer) if config.model.tokenizer else resource("tokenizer")
         specs = preprocess, presence.model_dump()
         save_model_folder(out, model, tokenizer_folder, *specs, card, demonstration_notice=NOTICE)
 
-    write("Not examined yet.\n")
-    card, numbers = examine(out, config, meta)
-    write(card)
+    write("Not examined yet.\n", presence)
+    modes = compare(out, config)
+    if modes is not None:
+        presence = presence.model_copy(update={"mode": best_mode(modes)})
+        write("Not examined yet.\n", presence)
+    card, numbers = examine(out, config, meta, modes)
+    write(card, presence)
     with replacing(run / "scores.json") as (partial,):
         partial.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     return card
@@ -144,18 +149,44 @@ def presence_logits(model: MedicalSam3, tokenizer: Tokenizer, data: TrainingData
     return np.concatenate(logits), np.array(truth)
 
 
-def examine(folder: Path, config: TrainConfig, meta: Meta) -> tuple[str, dict[str, Any]]:
-    """Load the folder as users do and ask it about everything that training never saw.
+def compare(folder: Path, config: TrainConfig) -> dict[Mode, ModeScores] | None:
+    """Load the folder as users do and examine it in every mode; None where it has no tracker.
+
+    Raises:
+        InputError: The manifest has no unseen patient.
+    """
+    model = load_model_folder(folder)
+    if not model.model.has_tracker:
+        return None
+    manifest = read_manifest(Path(config.data.manifest))
+    return compare_modes(model, manifest, unseen_patient(manifest))
+
+
+def examine(
+    folder: Path, config: TrainConfig, meta: Meta, modes: dict[Mode, ModeScores] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Load the folder as users do and ask it about everything that training never saw; returns the card and numbers.
 
     Raises:
         InputError: The manifest has no unseen patient.
     """
     manifest = read_manifest(Path(config.data.manifest))
+    unseen = unseen_patient(manifest)
+    examiner = Examiner(load_model_folder(folder), manifest, HELD_OUT_NONSENSE)
+    scores = {"held_out": examiner.slices("test"), "unseen": examiner.volume(unseen)}
+    return make_card(config, meta, manifest, **scores, modes=modes)
+
+
+def unseen_patient(manifest: Manifest) -> str:
+    """The volume of the patient who was kept apart.
+
+    Raises:
+        InputError: There is none.
+    """
     unseen = next((row.volume_id for row in manifest.rows if row.split == "unseen"), None)
     if unseen is None:
         raise InputError("Expected a volume of the split 'unseen' in the manifest, got none; keep a patient apart.")
-    examiner = Examiner(load_model_folder(folder), manifest, HELD_OUT_NONSENSE)
-    return make_card(config, meta, manifest, held_out=examiner.slices("test"), unseen=examiner.volume(unseen))
+    return unseen
 
 
 if __name__ == "__main__":

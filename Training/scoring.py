@@ -1,24 +1,26 @@
 """What a finished model is worth: the shipped pipeline on slices and volumes that training never saw.
 
-Nothing here looks into the network. A held-out slice is asked as a volume of one slice in its place; the
-unseen patient is asked as a whole. A concept that is missed counts Dice 0; one that is absent and not found
-has no Dice and is counted by ``Rejections``.
+Nothing here looks into the network. A held-out slice is asked as a volume of one slice in its place, or with its
+held-out neighbours as a volume of a few; the unseen patient is asked as a whole. A concept that is missed counts
+Dice 0; one that is absent and not found has no Dice and is counted by ``Rejections``.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from MedicalSAM3Lib.config import SegmentSettings
+from MedicalSAM3Lib.feature_cache import FeatureCache
 from MedicalSAM3Lib.files import read_volume
 from MedicalSAM3Lib.geometry import canonical_of, input_axis
 from MedicalSAM3Lib.model_folder import LoadedModel
 from MedicalSAM3Lib.pipeline import segment
+from MedicalSAM3Lib.presence import Mode
 from MedicalSAM3Lib.structures import Segmentation, Volume
 from Training.manifest import Manifest, ManifestRow
 from Training.phrases import PhraseBank
@@ -105,25 +107,38 @@ class Examiner:
         self._manifest = manifest
         self._bank = PhraseBank(manifest.concepts())
         self._nonsense = tuple(nonsense)
+        self._cache = FeatureCache()
 
     def slices(self, split: str) -> Scores:
         """Every slice of a split by itself."""
-        scores = Scores()
-        for volume_id in self._manifest.volume_ids():
-            rows = [row for row in self._manifest.of_volume(volume_id) if row.split == split]
-            if rows:
-                volume, masks = self._read(rows)
-                for axis, n in sorted({(row.axis, row.slice_index) for row in rows}):
-                    on_slice = [row for row in rows if (row.axis, row.slice_index) == (axis, n)]
-                    self._ask(scores, volume, masks, on_slice, SegmentSettings(slices=(n, n + 1), axis=AXES[axis]))
-        return scores
+        return self._parts(split, "detect", lambda numbers: [(n, n + 1) for n in numbers])
 
-    def volume(self, volume_id: str) -> Scores:
-        """A whole volume at once, as a user asks it."""
+    def runs(self, split: str, mode: Mode) -> Scores:
+        """Every run of neighbouring slices of a split as a volume of its own."""
+        return self._parts(split, mode, runs_of)
+
+    def volume(self, volume_id: str, mode: Mode | None = None) -> Scores:
+        """A whole volume at once, as a user asks it: in the model's own mode, unless another is named."""
         scores = Scores()
         rows = list(self._manifest.of_volume(volume_id))
         volume, masks = self._read(rows)
-        self._ask(scores, volume, masks, rows, SegmentSettings())
+        self._ask(scores, volume, masks, rows, SegmentSettings(mode=mode or "auto"))
+        return scores
+
+    def _parts(self, split: str, mode: Mode, cut: Callable[[Sequence[int]], list[tuple[int, int]]]) -> Scores:
+        """Ask about half-open ranges of the slices of a split; ``cut`` makes them of sorted numbers."""
+        scores = Scores()
+        for volume_id in self._manifest.volume_ids():
+            rows = [row for row in self._manifest.of_volume(volume_id) if row.split == split]
+            if not rows:
+                continue
+            volume, masks = self._read(rows)
+            for axis in sorted({row.axis for row in rows}):
+                along = [row for row in rows if row.axis == axis]
+                for start, stop in cut(sorted({row.slice_index for row in along})):
+                    inside = [row for row in along if start <= row.slice_index < stop]
+                    settings = SegmentSettings(slices=(start, stop), axis=AXES[axis], mode=mode)
+                    self._ask(scores, volume, masks, inside, settings)
         return scores
 
     def _ask(
@@ -146,7 +161,13 @@ class Examiner:
             if not group:
                 continue
             asked_nonsense = self._nonsense if not group[0].startswith(SIDES) else ()
-            result = segment(volume, [*(self._bank.name(c) for c in group), *asked_nonsense], self._model, settings)
+            result = segment(
+                volume,
+                [*(self._bank.name(c) for c in group), *asked_nonsense],
+                self._model,
+                settings,
+                cache=self._cache,
+            )
             for concept, finding in zip(group, result.findings, strict=False):
                 if concept in present:
                     predicted = result.mask_kji(finding)[chosen]
@@ -165,6 +186,13 @@ class Examiner:
         paths = {row.concept: row.mask for row in rows if row.mask}
         masks = {concept: read_volume(self._manifest.path(path)).array > 0.5 for concept, path in paths.items()}
         return volume, masks
+
+
+def runs_of(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Half-open ranges of neighbouring numbers, of sorted ones."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    stops = [n + 1 for n in numbers if n + 1 not in numbers]
+    return list(zip(starts, stops, strict=True))
 
 
 def _part_of(volume: Volume, settings: SegmentSettings) -> tuple[slice, ...]:

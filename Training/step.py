@@ -64,7 +64,7 @@ def freeze_idle(model: MedicalSam3, losses: LossConfig, *, with_clips: bool = Fa
     if with_clips:
         if not model.has_tracker:
             raise SettingsError("data.clips: expected a model with a tracker, got none; set model.tracker.")
-        thaw_tracker(model)
+        thaw_tracker(model, neck=losses.tracker_neck)
     if not losses.detector:
         if not with_clips:
             raise SettingsError("losses.detector: expected clips where the detector learns nothing, got none.")
@@ -75,14 +75,14 @@ def freeze_idle(model: MedicalSam3, losses: LossConfig, *, with_clips: bool = Fa
         head.instance_projection.requires_grad_(False)
 
 
-def thaw_tracker(model: MedicalSam3) -> None:
+def thaw_tracker(model: MedicalSam3, *, neck: bool) -> None:
     """Let the tracker learn, but for what no step from a mask reads: clicks, the first mask of four (a click's
-    answer when there are several), a slice without memory, and the neck's unused level."""
+    answer when there are several), a slice without memory, and the neck's unused level, or all of the neck."""
     tracker: Any = model.tracker_model
-    neck: Any = model.tracker_neck
+    own_neck: Any = model.tracker_neck
     tracker.requires_grad_(True)
-    neck.requires_grad_(True)
-    idle = (neck.fpn_layers[-1], tracker.prompt_encoder.point_embed, tracker.mask_decoder.output_hypernetworks_mlps[0])
+    own_neck.requires_grad_(neck)
+    idle = (own_neck.fpn_layers[-1], tracker.prompt_encoder.point_embed, tracker.mask_decoder.output_hypernetworks_mlps[0])
     for part in (*idle, tracker.no_memory_embedding, tracker.no_memory_positional_encoding):
         part.requires_grad_(False)
 

@@ -87,6 +87,8 @@ def initialise_tracker(tracker: Any) -> None:
     ):
         if blank is not None:
             nn.init.trunc_normal_(blank, std=0.02)
+    # A memory is of the mask first, of the picture second: pictures can be looked at again, masks cannot.
+    nn.init.xavier_uniform_(tracker.memory_encoder.feature_projection.weight, gain=0.2)
     for layer in tracker.memory_attention.layers:
         attend_to_the_same_place(layer.cross_attn_image, tracker.memory_attention.rotary_emb.inv_freq)
     for block in tracker.memory_encoder.memory_fuser.layers:

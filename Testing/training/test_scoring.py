@@ -16,7 +16,7 @@ from Testing.lib.fakes import FakeModel, fake_model
 from Testing.lib.phantoms import oblique_affine
 from Testing.training.data_world import image_of, labelled, write_world
 from Training.manifest import read_manifest, write_manifest
-from Training.scoring import LARGE, Examiner, Overlap, Rejections, Scores
+from Training.scoring import LARGE, Examiner, Overlap, Rejections, Scores, runs_of
 
 SPLITS = ["train"] * 4 + ["test"] * 4 + ["val"] * 4
 BANDS = {
@@ -92,7 +92,7 @@ def test_each_slice_of_a_split_is_asked_by_itself(tmp_path: Path) -> None:
     assert (scores.wrong.asked, scores.wrong.rate) == (8, 1.0)
     assert (scores.nonsense.asked, scores.nonsense.rate) == (4, 1.0)
     assert isinstance(model.model, FakeModel)
-    assert model.model.trunk_slices == 8  # organs, then their sides
+    assert model.model.trunk_slices == 2  # organs and sides share it, as do slices that look alike: 4 and 5, 6 and 7
 
 
 def test_what_is_wrongly_found_is_counted(tmp_path: Path) -> None:
@@ -163,3 +163,20 @@ def test_a_split_without_slices_has_no_scores(tmp_path: Path) -> None:
     scores = Examiner(oracle(), read_manifest(path), ["zebra"]).slices("test")
     assert not scores.overlaps
     assert scores.wrong.asked == scores.nonsense.asked == 0
+
+
+def test_runs_of_neighbouring_slices_are_volumes_of_their_own(tmp_path: Path) -> None:
+    """Slices 4 and 5, 7 to 9: five slices, in two runs; each run is asked once for organs and once for sides."""
+    splits = ["train"] * 4 + ["test"] * 2 + ["train"] + ["test"] * 3 + ["train"] * 2
+    model = oracle()
+    scores = Examiner(model, read_manifest(write_world(tmp_path, [labelled(splits=splits)])), ()).runs("test", "detect")
+    assert model.model.trunk_slices == 5  # type: ignore[attr-defined]
+    one_by_one = Examiner(oracle(), read_manifest(tmp_path / "manifest.parquet"), ()).slices("test")
+    assert {name: overlap.reference for name, overlap in scores.overlaps.items()} == {
+        name: overlap.reference for name, overlap in one_by_one.overlaps.items()
+    }
+
+
+def test_runs_are_half_open_ranges() -> None:
+    assert runs_of([3, 4, 5, 8, 10, 11]) == [(3, 6), (8, 9), (10, 12)]
+    assert runs_of([]) == []
