@@ -37,7 +37,7 @@ def doctor(
     device: options.Device = "auto",
     speed: options.Speed = "balanced",
     axis: options.Axis = "auto",
-    mode: options.Mode = "detect",
+    mode: options.Mode = "auto",
     slices: options.Slices = None,
     roi: options.Roi = None,
     overlap: options.Overlap = "exclusive",

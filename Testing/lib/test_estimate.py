@@ -186,6 +186,14 @@ def test_what_the_run_would_refuse_is_refused_before_anything_is_tried(clock, co
     assert clock.now == 0.0
 
 
+def test_a_mode_left_to_the_model_is_the_models(clock: Clock) -> None:
+    model = worker(clock)
+    tracks = replace(model, presence=model.presence.model_copy(update={"mode": "track"}))
+    with pytest.raises(SettingsError, match="'track' needs a tracker"):
+        estimate(rod(), phrases_of(model), tracks, exact())
+    assert estimate(rod(), phrases_of(model), model, exact()).slices == 24
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_no_features_are_kept_however_it_ends(clock: Clock, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     made: list[FeatureStore] = []
