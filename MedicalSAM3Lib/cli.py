@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from MedicalSAM3Lib import __version__, cli_models, cli_segment
+from MedicalSAM3Lib import __version__, cli_doctor, cli_models, cli_segment
 from MedicalSAM3Lib.errors import MedicalSAM3Error
 
 PROGRAM = "medsam3"
@@ -36,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(cli_segment.segment)
+app.command()(cli_doctor.doctor)
 app.add_typer(cli_models.app, name="models")
 
 
@@ -52,14 +53,6 @@ def _program(
     ] = False,
 ) -> None:
     pass
-
-
-@app.command()
-def doctor() -> None:
-    """Show versions, devices, memory and models, and what would run where."""
-    from MedicalSAM3Lib.doctor import examine, show
-
-    raise typer.Exit(show(examine()))
 
 
 @app.command()

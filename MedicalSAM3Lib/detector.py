@@ -103,7 +103,7 @@ def detect(
     n_concepts, n_slices = len(question.text.tokens), len(features)
     unknown = np.full((n_concepts, n_slices), np.nan)
     detections = Detections(unknown, unknown.copy(), {})
-    at_once = _pairs_at_once(net, question.text, runtime)
+    at_once = pairs_at_once(net, question.text, runtime)
     slices_at_once = max(1, at_once // n_concepts)
     for start in range(0, n_slices, slices_at_once):
         batch = slice(start, min(start + slices_at_once, n_slices))
@@ -165,11 +165,20 @@ def _pairs(n_rows: int, n_concepts: int, at_once: int) -> Iterator[tuple[Tensor,
     yield from zip(rows.flatten().split(at_once), concepts.flatten().split(at_once), strict=True)
 
 
-def _pairs_at_once(net: MedicalSam3, text: TextFeatures, runtime: Runtime) -> int:
+def pairs_at_once(net: MedicalSam3, text: TextFeatures, runtime: Runtime) -> int:
+    """How many (slice, concept) pairs are decoded together."""
     if runtime.dtype == torch.float32:
         # Batches of other sizes round otherwise, and a rounding can turn a voxel on the rim of a mask: what is
         # promised exact must not depend on which concepts are asked together, or one after the other.
         return 1
-    values = 21 * net.grid_size**2 * text.tokens.shape[-1]  # levels of 4, 2 and 1 times the grid: 16 + 4 + 1
-    most = max(1, _CPU_VALUES // values) if runtime.device.type == "cpu" else _MOST_PAIRS
-    return runtime.batch_size(_ACTIVATIONS * 4 * values, min(most, _MOST_PAIRS))
+    most = max(1, _CPU_VALUES // _pyramid_values(net, text)) if runtime.device.type == "cpu" else _MOST_PAIRS
+    return runtime.batch_size(pair_bytes(net, text), min(most, _MOST_PAIRS))
+
+
+def pair_bytes(net: MedicalSam3, text: TextFeatures) -> int:
+    """Memory that a pair takes while it is decoded."""
+    return _ACTIVATIONS * 4 * _pyramid_values(net, text)
+
+
+def _pyramid_values(net: MedicalSam3, text: TextFeatures) -> int:
+    return 21 * net.grid_size**2 * text.tokens.shape[-1]  # levels of 4, 2 and 1 times the grid: 16 + 4 + 1

@@ -51,7 +51,7 @@ class FeatureStore:
         """
         self._num_slices, self._shape, self._dtype = num_slices, tuple(shape), dtype
         self._slice_bytes = math.prod(self._shape) * dtype.itemsize
-        in_memory = min(num_slices, max(memory_bytes, 0) // self._slice_bytes)
+        in_memory = slices_in_memory(num_slices, self._slice_bytes, memory_bytes)
         try:
             self._memory = torch.empty((in_memory, *self._shape), dtype=dtype)
         except RuntimeError as error:  # what PyTorch raises where the system has no such memory
@@ -155,6 +155,11 @@ class FeatureStore:
                 np.copyto(_raw(row), np.frombuffer(window, np.uint8, self._slice_bytes, offset - start))
         except OSError as error:
             raise _disk_error(error) from error
+
+
+def slices_in_memory(num_slices: int, slice_bytes: int, memory_bytes: int) -> int:
+    """How many of the slices are kept in memory; the others are in the file."""
+    return min(num_slices, max(memory_bytes, 0) // slice_bytes)
 
 
 def temporary_folder() -> str:

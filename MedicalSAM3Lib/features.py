@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,13 @@ class TrunkFeatures:
     def take(self, numbers: Iterable[int]) -> Tensor:
         """Copy the tokens ``(n, L, D)`` of slices in any order to the run's device."""
         return self._store.take(numbers).to(self._device)
+
+    def part(self, numbers: Sequence[int]) -> TrunkFeatures:
+        """Features of some slices alone: copies, in memory."""
+        tokens = self._store.take(numbers)
+        store = FeatureStore(len(tokens), tokens.shape[1:], tokens.dtype, tokens.nbytes)
+        store.put(slice(0, len(tokens)), tokens)
+        return TrunkFeatures(store, self._device)
 
     def __enter__(self) -> TrunkFeatures:
         return self
@@ -105,6 +112,17 @@ def encode(
     return TrunkFeatures(_run_trunk(stack, net, runtime, on_progress, budget_gb), runtime.device)
 
 
+def slices_at_once(tokens_1ld: Tensor, runtime: Runtime) -> int:
+    """How many slices go through the trunk together; the tokens of one tell how large they are."""
+    most = max(1, _CPU_TOKENS // tokens_1ld.shape[1]) if runtime.device.type == "cpu" else _MOST_SLICES
+    return runtime.batch_size(activation_bytes(tokens_1ld), most)
+
+
+def activation_bytes(tokens_1ld: Tensor) -> int:
+    """Memory that a slice takes while it is in the trunk."""
+    return _ACTIVATIONS * 4 * tokens_1ld.numel()
+
+
 def _run_trunk(
     stack: SliceStack,
     net: MedicalSam3,
@@ -121,8 +139,7 @@ def _run_trunk(
     store = FeatureStore(len(stack), first.shape[1:], first.dtype, min(room, memory_budget(budget_gb)))
     try:
         store.put(slice(0, 1), first)
-        most = max(1, _CPU_TOKENS // first.shape[1]) if runtime.device.type == "cpu" else _MOST_SLICES
-        size = runtime.batch_size(_ACTIVATIONS * 4 * first.numel(), most)
+        size = slices_at_once(first, runtime)
         for start in range(1, len(stack), size):
             on_progress(Progress(STAGE, start, len(stack)))
             batch = slice(start, min(start + size, len(stack)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import nn
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.errors import RunError, SettingsError
 from MedicalSAM3Lib.guards import available_memory_bytes
+from MedicalSAM3Lib.process_memory import peak_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +96,9 @@ def start_peak_memory(device: torch.device) -> None:
 def peak_memory_mb(device: torch.device) -> dict[str, float | None]:
     """Most memory in use: of this process so far (``host``), and of a CUDA device since ``start_peak_memory``."""
     peaks: dict[str, float | None] = {"host": None, "device": None}
-    if sys.platform != "win32":
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        peaks["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    host = peak_bytes()
+    if host is not None:
+        peaks["host"] = host / 1e6
     if device.type == "cuda":
         peaks["device"] = torch.cuda.max_memory_allocated(device) / 1e6
     return peaks

@@ -9,7 +9,8 @@ the model was trained on whole pictures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -74,6 +75,17 @@ class SliceStack:
         """Slices, rows and columns of the region."""
         n, h, w = (part.stop - part.start for part in self._region)
         return n, h, w
+
+    def take(self, numbers: Sequence[int]) -> SliceStack:
+        """Some of the slices, in this order, as a stack of their own: copies, on the same canvas."""
+        _, height, width = self._shape_nhw
+        return replace(
+            self,
+            pictures=self.pictures[list(numbers)],
+            slice_numbers=self.slice_numbers[list(numbers)],
+            _shape_nhw=(len(numbers), height, width),
+            _region=(slice(0, len(numbers)), *self._region[1:]),
+        )
 
     def batch(self, indices: slice, device: torch.device) -> Tensor:
         """Make the model's input for some slices: ``(n, 3, S, S)`` on the device."""

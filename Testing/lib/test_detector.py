@@ -75,7 +75,7 @@ IDS = torch.arange(3 * 32).reshape(3, 32) % 60
 @pytest.mark.parametrize("at_once", [1, 2, 4, 21])
 def test_a_real_network_answers_pair_by_pair_as_in_batches(at_once, monkeypatch):
     whole = run(small_sam3(), IDS)
-    monkeypatch.setattr(module, "_pairs_at_once", lambda *args: at_once)
+    monkeypatch.setattr(module, "pairs_at_once", lambda *args: at_once)
     split = run(small_sam3(), IDS)
     np.testing.assert_allclose(split.presence, whole.presence, atol=1e-5)
     assert split.maps.keys() == whole.maps.keys()
@@ -129,14 +129,14 @@ def test_an_instance_counts_by_its_probability_times_presence(bias, counts):
     assert np.isfinite(agreement).all() == counts
 
 
-def test_pairs_at_once_follow_the_memory_and_in_float32_each_goes_alone(monkeypatch):
+def testpairs_at_once_follow_the_memory_and_in_float32_each_goes_alone(monkeypatch):
     net, half = fake_model({"ball": (0.5, 1.5)}).model, Runtime(EXACT.device, torch.bfloat16)
     text = encode_text(net, torch.ones(1, 1, dtype=torch.int64), torch.ones(1, 1), EXACT)
     each = 6 * 4 * 21 * net.grid_size**2
     for free, expected in ((0, 1), (2 * each * 5, 5), (10**12, 32)):
         monkeypatch.setattr(Runtime, "free_bytes", lambda self, free=free: free)
-        assert module._pairs_at_once(net, text, half) == expected
-        assert module._pairs_at_once(net, text, EXACT) == 1
+        assert module.pairs_at_once(net, text, half) == expected
+        assert module.pairs_at_once(net, text, EXACT) == 1
 
 
 def test_a_pair_with_a_mask_that_is_not_a_number_is_marked(monkeypatch):
@@ -145,7 +145,7 @@ def test_a_pair_with_a_mask_that_is_not_a_number_is_marked(monkeypatch):
     monkeypatch.setattr(
         net, "decode_masks", lambda *args: replace(head(*args), semantic=torch.full((1, 96, 96), torch.nan))
     )
-    monkeypatch.setattr(module, "_pairs_at_once", lambda *args: 1)
+    monkeypatch.setattr(module, "pairs_at_once", lambda *args: 1)
     detections = run(net, torch.ones(1, 1, dtype=torch.int64), SliceCalibration())
     assert np.isnan(detections.presence).any()
     assert not detections.maps

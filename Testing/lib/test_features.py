@@ -101,3 +101,16 @@ def test_cancel_is_asked_for_before_every_batch(monkeypatch):
     with pytest.raises(Cancelled):
         encode(stack, net, EXACT, cancel)
     assert net.trunk_slices == 5
+
+
+def test_a_part_is_a_copy_of_some_slices_that_outlives_the_whole():
+    stack, net = make()
+    with encode(stack, net, EXACT, lambda progress: None) as whole:
+        expected = whole.take([5, 0])
+        part = whole.part([5, 0])
+    assert len(part) == 2
+    assert torch.equal(part.take([0, 1]), expected)
+    with part:
+        pass
+    with pytest.raises(ValueError, match="closed"):
+        part.take([0])

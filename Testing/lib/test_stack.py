@@ -87,6 +87,21 @@ def test_slice_numbers_follow_the_input_when_it_runs_from_head_to_feet():
 
 
 @pytest.mark.parametrize("axis", ["0", "1", "2"])
+def test_some_slices_are_the_same_pictures_on_the_same_canvas(axis):
+    volume = ct()
+    whole = prepare(volume, SPEC, make_settings(axis=axis))
+    some = whole.take([7, 2])
+    assert (len(some), some.region_shape) == (2, (2, *whole.region_shape[1:]))
+    assert list(some.slice_numbers) == list(whole.slice_numbers[[7, 2]])
+    assert torch.equal(some.batch(slice(0, 1), CPU), whole.batch(slice(7, 8), CPU))
+    shape = list(volume.array.shape)
+    shape[2 - int(axis)] = 2
+    labels = some.to_input(np.ones(some.region_shape, np.uint16))
+    assert labels.shape == tuple(shape)
+    assert labels.sum() == np.prod(some.region_shape)
+
+
+@pytest.mark.parametrize("axis", ["0", "1", "2"])
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1)])
 def test_the_way_from_the_input_is_the_inverse_of_the_way_to_it(axis, order, signs):
