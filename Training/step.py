@@ -82,7 +82,11 @@ def thaw_tracker(model: MedicalSam3, *, neck: bool) -> None:
     own_neck: Any = model.tracker_neck
     tracker.requires_grad_(True)
     own_neck.requires_grad_(neck)
-    idle = (own_neck.fpn_layers[-1], tracker.prompt_encoder.point_embed, tracker.mask_decoder.output_hypernetworks_mlps[0])
+    idle = (
+        own_neck.fpn_layers[-1],
+        tracker.prompt_encoder.point_embed,
+        tracker.mask_decoder.output_hypernetworks_mlps[0],
+    )
     for part in (*idle, tracker.no_memory_embedding, tracker.no_memory_positional_encoding):
         part.requires_grad_(False)
 
