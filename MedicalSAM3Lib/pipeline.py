@@ -21,8 +21,9 @@ from MedicalSAM3Lib.errors import PromptError, SettingsError, WeightsError
 from MedicalSAM3Lib.feature_cache import FeatureCache
 from MedicalSAM3Lib.findings import Verdict, judge, make_findings
 from MedicalSAM3Lib.fusion import Labels, label_exclusively, label_with_overlap
+from MedicalSAM3Lib.ladder import Ladder
 from MedicalSAM3Lib.report import InputRecord, ModelRecord, RunRecord, Stopwatch
-from MedicalSAM3Lib.runtime import peak_memory_mb, pick_runtime, start_peak_memory
+from MedicalSAM3Lib.runtime import peak_memory_mb, start_peak_memory
 from MedicalSAM3Lib.stack import prepare
 from MedicalSAM3Lib.structures import OnProgress, Progress, Segmentation, Volume
 from MedicalSAM3Lib.views import Machine, View, look, thresholds
@@ -75,14 +76,14 @@ def segment_with_report(
     phrases = check_concepts(concepts)
     check_settings(settings, model)
     model.tokenizer.encode(phrases)  # a phrase that is too long is refused before anything is computed
-    runtime = pick_runtime(settings)
-    start_peak_memory(runtime.device)
-    runtime.place(model.model)
-    watch = Stopwatch()
+    ladder, watch = Ladder(settings), Stopwatch()
+    device = ladder.runtime.device
+    start_peak_memory(device)
 
     with watch.stage("preprocess"):
         stack = prepare(volume, model.preprocess, settings)
-    view = look(stack, phrases, model, settings, Machine(runtime, watch, on_progress, cache))
+    with ladder.borrowing(model.model):
+        view = look(stack, phrases, model, settings, Machine(ladder, watch, on_progress, cache))
     with watch.stage("fusion"):
         calibration, volume_rule = thresholds(model.presence, stack.modality, settings)
         verdicts = [judge(presence, volume_rule) for presence in view.presence]
@@ -100,12 +101,13 @@ def segment_with_report(
         model=ModelRecord.of(model),
         settings=settings,
         axis=stack.axis,
-        slices=len(stack),
-        device=str(runtime.device),
-        dtype=str(runtime.dtype).removeprefix("torch."),
+        slices=len(stack) - len(view.detections.skipped),
+        device=str(ladder.runtime.device),
+        dtype=str(ladder.runtime.dtype).removeprefix("torch."),
         timings_s=watch.seconds,
-        peak_memory_mb=peak_memory_mb(runtime.device),
+        peak_memory_mb=peak_memory_mb(device),
         findings=findings,
+        notices=ladder.notices,
     )
     return Segmentation(layers, volume.ijk_to_lps, findings, confidence), record
 

@@ -9,7 +9,7 @@ the model was trained on whole pictures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -73,6 +73,12 @@ class SliceStack:
         """Slices, rows and columns of the region."""
         n, h, w = (part.stop - part.start for part in self._region)
         return n, h, w
+
+    def take(self, numbers: np.ndarray) -> SliceStack:
+        """The stack with some of its pictures, ascending, to look at; the way back is that of the whole stack."""
+        if len(numbers) == len(self):
+            return self
+        return replace(self, pictures=self.pictures[numbers], slice_numbers=self.slice_numbers[numbers])
 
     def batch(self, indices: slice, device: torch.device) -> Tensor:
         """Make the model's input for some slices: ``(n, 3, S, S)`` on the device."""
