@@ -166,7 +166,7 @@ def run(
     write_outputs(outputs, volume, segmentation, record)
     if not quiet:
         cli_show.show_findings(segmentation.findings, is_2d=volume.is_2d)
-        cli_show.show_lines([*outputs.written(), *notices, *cli_show.model_notices(loaded)])
+        cli_show.show_lines([*outputs.written(), *notices, *record.notices, *cli_show.model_notices(loaded)])
     raise_failed(segmentation.findings)
 
 

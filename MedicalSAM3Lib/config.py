@@ -23,7 +23,7 @@ class SegmentSettings(BaseModel):
     Attributes:
         device: "auto", "cpu", "mps", "cuda" or "cuda:N".
         speed: "exact" computes in fp32; "balanced" in bf16 where the device is faster with it;
-            "fast" as "balanced" until a faster path with a measured cost is there.
+            "fast" also looks only at every k-th slice where they are closer than 3 mm (``thick``).
         window: "auto" (the model's own), a preset of ``WINDOW_PRESETS_HU``, or "LO,HI".
         axis: Slices across 0 = left-right (sagittal), 1 = front-back (coronal), 2 = head-foot (axial)
             of the patient; "auto" lets the model and the volume's spacing decide; "all" looks along all

@@ -43,11 +43,14 @@ EXPLAINED = 0.5
 """Fraction of a detection that lies in a track's mask, from which on it needs no track of its own."""
 
 
+Action = Literal["follow", "reseed", "wait", "end"]
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What to do; ``object`` is the detection that a reseed takes, -1 otherwise."""
 
-    action: Literal["follow", "reseed", "wait", "end"]
+    action: Action
     object: int = -1
 
 

@@ -115,7 +115,8 @@ def run(folder: Path) -> None:
     write_outputs(outputs, volume, segmentation, record)
     dice = reference.dice(segmentation)
     cli_show.show_findings(segmentation.findings, dice=dice)
-    cli_show.show_lines([summary(dice, segmentation), *outputs.written(), *cli_show.model_notices(model)])
+    notices = [*record.notices, *cli_show.model_notices(model)]
+    cli_show.show_lines([summary(dice, segmentation), *outputs.written(), *notices])
     raise_failed(segmentation.findings)
 
 

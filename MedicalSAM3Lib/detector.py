@@ -8,7 +8,6 @@ Shapes: P concepts, N slices, s side of the model's masks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from MedicalSAM3Lib.features import TrunkFeatures
 from MedicalSAM3Lib.fusion import CONFIDENT, Rule, SliceMap, agreement, fuse_slice, queries_that_count
+from MedicalSAM3Lib.ladder import Batches
 from MedicalSAM3Lib.model import MedicalSam3, Slices, TextFeatures
 from MedicalSAM3Lib.objects import SliceObjects, objects_of
 from MedicalSAM3Lib.presence import SliceCalibration
@@ -45,12 +45,14 @@ class Detections:
             resolution (166 kB a pair at full size), because which of them count is known only when the
             whole volume has been seen: a concept that is not in it must take no voxel from another.
         objects: (concept, slice) to the separate objects there, where they were asked for.
+        skipped: Slices that nobody looked at: their presence and maps lie between those of others (``thick``).
     """
 
     presence: np.ndarray
     agreement: np.ndarray
     maps: dict[tuple[int, int], SliceMap]
     objects: dict[tuple[int, int], SliceObjects] = field(default_factory=dict)
+    skipped: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +99,29 @@ def detect(
     """Ask for every concept on every slice.
 
     Raises:
-        RunError: The device is full.
+        MemoryFull: There is no memory for a single pair.
         Cancelled: From ``on_progress``.
     """
     n_concepts, n_slices = len(question.text.tokens), len(features)
     unknown = np.full((n_concepts, n_slices), np.nan)
     detections = Detections(unknown, unknown.copy(), {})
     at_once = pairs_at_once(net, question.text, runtime)
-    slices_at_once = max(1, at_once // n_concepts)
-    for start in range(0, n_slices, slices_at_once):
-        batch = slice(start, min(start + slices_at_once, n_slices))
-        on_progress(Progress(STAGE, start, n_slices))
+    batches_of_pairs = Batches(runtime, STAGE, at_once, "pairs of slice and concept")
+
+    def detect_batch(batch: slice) -> None:
+        on_progress(Progress(STAGE, batch.start, n_slices))
         with runtime.computing():
             shared = net.share(net.pyramid(features.tokens(batch)))
-        for rows, concepts in _pairs(batch.stop - start, n_concepts, at_once):
-            on_progress(Progress(STAGE, start, n_slices))
+        rows, concepts = _pairs(batch.stop - batch.start, n_concepts)
+
+        def detect_pairs(pairs: slice) -> None:
+            on_progress(Progress(STAGE, batch.start, n_slices))
             with runtime.computing():
-                _detect_pairs(net, shared, question, rows, concepts, start, detections)
+                _detect_pairs(net, shared, question, rows[pairs], concepts[pairs], batch.start, detections)
+
+        batches_of_pairs.each(0, len(rows), detect_pairs)
+
+    Batches(runtime, STAGE, max(1, at_once // n_concepts)).each(0, n_slices, detect_batch)
     on_progress(Progress(STAGE, n_slices, n_slices))
     return detections
 
@@ -159,10 +167,10 @@ def _detect_pairs(
             detections.objects[key] = objects_of(instances, scores, logits, fused.weight, CONFIDENT)
 
 
-def _pairs(n_rows: int, n_concepts: int, at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Split all pairs of a batch: rows ``(B,)`` and concepts ``(B,)``, B <= ``at_once``."""
+def _pairs(n_rows: int, n_concepts: int) -> tuple[Tensor, Tensor]:
+    """All pairs of a batch: rows ``(B,)`` and concepts ``(B,)``."""
     rows, concepts = torch.meshgrid(torch.arange(n_rows), torch.arange(n_concepts), indexing="ij")
-    yield from zip(rows.flatten().split(at_once), concepts.flatten().split(at_once), strict=True)
+    return rows.flatten(), concepts.flatten()
 
 
 def pairs_at_once(net: MedicalSam3, text: TextFeatures, runtime: Runtime) -> int:

@@ -11,6 +11,7 @@ clinician as it stands. It never holds a patient's name, an identifier or image 
     |-- OutputError         the result cannot be written there                    exit code 2
     |-- WeightsError        a checkpoint or a model folder is not what it claims  exit code 3
     |-- RunError            the computation itself failed                         exit code 3
+    |   `-- MemoryFull      no memory for this step; ``ladder`` tries a smaller   exit code 3
     `-- Cancelled           the caller asked for the end; not a fault             exit code 130
 """
 
@@ -57,6 +58,18 @@ class WeightsError(MedicalSAM3Error):
 
 class RunError(MedicalSAM3Error):
     """The computation failed after its input had been accepted."""
+
+
+class MemoryFull(RunError):
+    """There is no memory for a step as it was tried.
+
+    Attributes:
+        is_main: True where main memory is full, False where it is that of an accelerator.
+    """
+
+    def __init__(self, message: str, *, is_main: bool) -> None:
+        super().__init__(message)
+        self.is_main = is_main
 
 
 class Cancelled(MedicalSAM3Error):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from MedicalSAM3Lib.feature_cache import FeatureCache, feature_key, memory_budget
 from MedicalSAM3Lib.feature_store import FeatureStore
+from MedicalSAM3Lib.ladder import Batches
 from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.structures import OnProgress, Progress
 
@@ -106,7 +107,8 @@ def encode(
             the machine.
 
     Raises:
-        RunError: The device or the disk is full.
+        MemoryFull: There is no memory for a single slice.
+        RunError: The disk is full.
         Cancelled: From ``on_progress``.
     """
     return TrunkFeatures(_run_trunk(stack, net, runtime, on_progress, budget_gb), runtime.device)
@@ -139,11 +141,12 @@ def _run_trunk(
     store = FeatureStore(len(stack), first.shape[1:], first.dtype, min(room, memory_budget(budget_gb)))
     try:
         store.put(slice(0, 1), first)
-        size = slices_at_once(first, runtime)
-        for start in range(1, len(stack), size):
-            on_progress(Progress(STAGE, start, len(stack)))
-            batch = slice(start, min(start + size, len(stack)))
+
+        def encode_batch(batch: slice) -> None:
+            on_progress(Progress(STAGE, batch.start, len(stack)))
             store.put(batch, _encode_batch(stack, batch, net, runtime))
+
+        Batches(runtime, STAGE, slices_at_once(first, runtime)).each(1, len(stack), encode_batch)
         on_progress(Progress(STAGE, len(stack), len(stack)))
     except BaseException:  # cancelled, too: half of the slices are of no use to anybody
         store.close()

@@ -110,6 +110,7 @@ def _identity(phrase: str) -> dict[str, object]:
 
 def _review_slices(detections: Detections, concept: int, threshold: float, stack: SliceStack) -> tuple[int, ...]:
     unsure = np.abs(detections.presence[concept] - threshold) <= UNSURE_BAND
+    unsure[list(detections.skipped)] = False  # half way from present to absent: of that the model said nothing
     with_two_stories = detections.agreement[concept] < LEAST_AGREEMENT
     return tuple(sorted(int(number) for number in stack.slice_numbers[unsure | with_two_stories]))
 

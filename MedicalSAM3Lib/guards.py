@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,12 @@ CGROUP_FILES = (
     ),
 )
 """Limit, use and what is used for, of a container's memory (cgroup version 2, then 1)."""
+
+CPU_QUOTA_FILES = (
+    ("/sys/fs/cgroup/cpu.max",),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+"""Microseconds of processor time that a container may use in each period, and the period (cgroup 2, then 1)."""
 
 
 class _WindowsMemory(ctypes.Structure):
@@ -52,6 +59,23 @@ def available_memory_bytes() -> int:
         if limit.isdigit():
             free = min(free, max(int(limit) - int(used) + _file_pages_bytes(parts), 0))
     return free
+
+
+def usable_cores() -> int:
+    """How many cores this process can keep busy: those that it may run on, within a container's share of time.
+
+    More threads than that do no harm to a result, but wait for one another: a container with two of 64 cores' time
+    is stopped for most of each period when it runs 64 threads. A fraction of a core counts as one.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in CPU_QUOTA_FILES:
+        try:
+            words = " ".join(Path(name).read_text(encoding="ascii") for name in names).split()
+        except OSError:
+            continue
+        if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]):  # no limit: "max" or -1
+            cores = min(cores, max(1, math.ceil(int(words[0]) / int(words[1]))))
+    return cores
 
 
 def _file_pages_bytes(memory_stat: str) -> int:

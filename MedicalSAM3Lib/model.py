@@ -234,7 +234,9 @@ def _neck(neck: Sam3VisionNeck, tokens_nld: Tensor, grid_size: int) -> Pyramid:
     # (N, D, g, g) with the channels last in memory, as the tokens lie: convolutions on CPUs are faster so.
     image = tokens_nld.unflatten(1, (grid_size, grid_size)).permute(0, 3, 1, 2)
     levels = tuple(layer(image) for layer in neck.fpn_layers[:-1])
-    positions = tuple(neck.position_encoding(level.shape, level.device, level.dtype) for level in levels)
+    # The same for every slice. The encoder keeps its last answers for good: of one slice, not of a whole batch.
+    places = (neck.position_encoding(torch.Size((1, *x.shape[1:])), x.device, x.dtype) for x in levels)
+    positions = tuple(place.expand(n, -1, -1, -1) for place in places)
     return Pyramid(levels, positions)
 
 

@@ -24,8 +24,9 @@ from MedicalSAM3Lib.feature_cache import FeatureCache
 from MedicalSAM3Lib.findings import judge, make_findings
 from MedicalSAM3Lib.fusion import Labels, label
 from MedicalSAM3Lib.instances import keep_apart
+from MedicalSAM3Lib.ladder import Ladder
 from MedicalSAM3Lib.report import InputRecord, ModelRecord, RunRecord, Stopwatch
-from MedicalSAM3Lib.runtime import peak_memory_mb, pick_runtime, start_peak_memory
+from MedicalSAM3Lib.runtime import peak_memory_mb, start_peak_memory
 from MedicalSAM3Lib.stack import prepare_all
 from MedicalSAM3Lib.structures import OnProgress, Progress, Segmentation, Volume
 from MedicalSAM3Lib.views import Machine, look_along_all, thresholds
@@ -79,14 +80,14 @@ def segment_with_report(
     phrases = check_concepts(concepts)
     check_settings(settings, model)
     model.tokenizer.encode(phrases)  # a phrase that is too long is refused before anything is computed
-    runtime = pick_runtime(settings)
-    start_peak_memory(runtime.device)
-    runtime.place(model.model)
-    watch = Stopwatch()
+    ladder, watch = Ladder(settings), Stopwatch()
+    device = ladder.runtime.device
+    start_peak_memory(device)
 
     with watch.stage("preprocess"):
         stacks = prepare_all(volume, model.preprocess, settings)
-    views = look_along_all(stacks, phrases, model, settings, Machine(runtime, watch, on_progress, cache))
+    with ladder.borrowing(model.model):
+        views = look_along_all(stacks, phrases, model, settings, Machine(ladder, watch, on_progress, cache))
     stack, detections = stacks[0], views[0].detections
     evidence: Evidence = views[0].evidence
     calibration, volume_rule = thresholds(model.presence, stack.modality, settings)
@@ -112,12 +113,13 @@ def segment_with_report(
         model=ModelRecord.of(model),
         settings=settings,
         axis=stack.axis,
-        slices=sum(len(stack) for stack in stacks),
-        device=str(runtime.device),
-        dtype=str(runtime.dtype).removeprefix("torch."),
+        slices=sum(len(view.stack) - len(view.detections.skipped) for view in views),
+        device=str(ladder.runtime.device),
+        dtype=str(ladder.runtime.dtype).removeprefix("torch."),
         timings_s=watch.seconds,
-        peak_memory_mb=peak_memory_mb(runtime.device),
+        peak_memory_mb=peak_memory_mb(device),
         findings=findings,
+        notices=ladder.notices,
     )
     return Segmentation(layers, volume.ijk_to_lps, findings, confidence), record
 

@@ -108,7 +108,7 @@ def resolve(name_or_path: str | Path = AUTO) -> Path:
 
 
 def load_model(name_or_path: str | Path = AUTO, device: str = "auto", speed: str = "balanced") -> LoadedModel:
-    """Load a model and put it on its device.
+    """Load a model and put it on its device, or leave it in main memory where it does not fit.
 
     Args:
         name_or_path: See ``resolve``.
@@ -120,11 +120,12 @@ def load_model(name_or_path: str | Path = AUTO, device: str = "auto", speed: str
     """
     path = resolve(name_or_path)
     from MedicalSAM3Lib.config import make_settings
+    from MedicalSAM3Lib.ladder import place_if_it_fits
     from MedicalSAM3Lib.runtime import pick_runtime
 
     runtime = pick_runtime(make_settings(device=device, speed=speed))
     loaded = load_any(path)
-    loaded.model.to(runtime.device)
+    place_if_it_fits(loaded.model, runtime)
     return loaded
 
 

@@ -73,10 +73,11 @@ class RunRecord:
         axis: Patient axis across which the slices lay: 0, 1 or 2; of several (``settings.axis`` "all") the first,
             whose numbers the findings tell.
         slices: How many were looked at, along all axes.
-        device, dtype: Where and in which number format they were computed.
+        device, dtype: Where and in which number format they were computed, at last.
         timings_s: Stage to seconds.
         peak_memory_mb: ``host`` and ``device``; None where it was not measured.
         findings: In the order asked.
+        notices: What a person should know of how it was computed, one sentence each.
     """
 
     input: InputRecord
@@ -89,6 +90,7 @@ class RunRecord:
     timings_s: dict[str, float]
     peak_memory_mb: dict[str, float | None]
     findings: tuple[Finding, ...]
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -101,8 +103,10 @@ class Stopwatch:
     def stage(self, name: str) -> Iterator[None]:
         """Time what happens inside; what happens again adds up."""
         start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        try:
+            yield
+        finally:  # what failed and was done again took its time, too
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def make_report(record: RunRecord) -> dict[str, Any]:
@@ -120,6 +124,7 @@ def make_report(record: RunRecord) -> dict[str, Any]:
             "dtype": record.dtype,
             "timings_s": record.timings_s,
             "peak_memory_mb": record.peak_memory_mb,
+            "notices": list(record.notices),
         },
         "findings": [asdict(finding) for finding in record.findings],
     }

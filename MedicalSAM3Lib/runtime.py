@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from MedicalSAM3Lib.config import SegmentSettings
-from MedicalSAM3Lib.errors import RunError, SettingsError
-from MedicalSAM3Lib.guards import available_memory_bytes
+from MedicalSAM3Lib.errors import MemoryFull, SettingsError
+from MedicalSAM3Lib.guards import available_memory_bytes, usable_cores
 from MedicalSAM3Lib.process_memory import peak_bytes
+
+_SIGNS_OF_FULL_MAIN_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "bad_alloc", "bad allocation")
+_SIGNS_OF_A_FULL_DEVICE = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""In the text of a plain RuntimeError: only CUDA's own allocator has an exception of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,32 +29,46 @@ class Runtime:
         device: Where the model and its inputs are.
         dtype: float32 computes everything so; bfloat16 or float16 through autocast, which keeps
             weights, normalisations and soft-maxes in float32.
+        is_offloaded: Only the part of the network that a stage needs is on the device; see ``offload``.
+        smaller: Stage to a sentence about the smaller batches that it had to take; ``ladder.Batches`` fills it.
     """
 
     device: torch.device
     dtype: torch.dtype
+    is_offloaded: bool = False
+    smaller: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Enter inference mode and the number format; an out-of-memory becomes a ``RunError``."""
+        """Enter inference mode and the number format; a full memory becomes ``MemoryFull``."""
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if self.dtype != torch.float32:
-                stack.enter_context(torch.autocast(self.device.type, dtype=self.dtype))
+                # No cache of converted weights: each is used once a pass, and all of them together are a quarter
+                # of the network's memory.
+                stack.enter_context(torch.autocast(self.device.type, dtype=self.dtype, cache_enabled=False))
             elif self.device.type == "cuda":
                 # PyTorch lets convolutions round to 10 bits (TF32) unless it is told not to.
                 stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
-            stack.enter_context(self._full_device_in_one_line())
+            stack.enter_context(self.full_memory_in_one_line())
             yield
 
     def place(self, net: nn.Module) -> None:
         """Move a network here, in place, and set it to evaluation.
 
         Raises:
-            RunError: It does not fit.
+            MemoryFull: It does not fit; parts of it may be there.
         """
-        with self._full_device_in_one_line():
+        with self.full_memory_in_one_line():
             net.to(self.device).eval()
+
+    def release(self) -> None:
+        """Give memory that nothing uses any more back to the device, for the next try and for other programs."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
 
     def free_bytes(self) -> int:
         """Memory on the device that a run may plan with."""
@@ -65,15 +83,27 @@ class Runtime:
         return max(1, min(most, int(self.free_bytes() // 2 // max(bytes_each, 1))))
 
     @contextmanager
-    def _full_device_in_one_line(self) -> Iterator[None]:
+    def full_memory_in_one_line(self) -> Iterator[None]:
+        """Turn whatever the allocators raise into ``MemoryFull``; every other error passes."""
         try:
             yield
-        except torch.OutOfMemoryError as error:
-            raise RunError(f"Not enough memory on {self.device}; ask for fewer slices or use the CPU.") from error
+        except (MemoryError, RuntimeError) as error:
+            is_main = _is_main_memory_full(error)
+            if not (is_main or _is_device_full(error)):
+                raise
+            is_main = is_main or self.device.type == "cpu"
+            what = "main memory" if is_main else f"memory on {self.device}"
+            text = f"Not enough {what}; close other programs, or ask for fewer slices."
+            raise MemoryFull(text, is_main=is_main) from error
+
+
+def small_dtype(device: torch.device) -> torch.dtype:
+    """The number format that takes least memory there, fast or not."""
+    return torch.bfloat16 if device.type == "cpu" else _fast_dtype(device)
 
 
 def pick_runtime(settings: SegmentSettings) -> Runtime:
-    """Choose device and number format, and keep PyTorch to the cores that this process was given.
+    """Choose device and number format, and keep PyTorch to the cores that this process may use.
 
     "exact" is float32 everywhere. Otherwise: bfloat16 on CUDA (float16 before Ampere) and on CPUs that
     multiply it natively, float16 on Apple's MPS, float32 elsewhere.
@@ -81,9 +111,13 @@ def pick_runtime(settings: SegmentSettings) -> Runtime:
     Raises:
         SettingsError: The device is not there.
     """
-    device = _device(settings.device)
-    if device.type == "cpu" and hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
+    return runtime_on(_device(settings.device), settings)
+
+
+def runtime_on(device: torch.device, settings: SegmentSettings) -> Runtime:
+    """As ``pick_runtime`` on a device that is there, whatever the settings say."""
+    if device.type == "cpu":
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     return Runtime(device, torch.float32 if settings.speed == "exact" else _fast_dtype(device))
 
 
@@ -116,6 +150,14 @@ def _device(wanted: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise SettingsError("device: this machine has no MPS; use 'auto' or 'cpu'.")
     return device
+
+
+def _is_main_memory_full(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _SIGNS_OF_FULL_MAIN_MEMORY)
+
+
+def _is_device_full(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS_OF_A_FULL_DEVICE)
 
 
 def _fast_dtype(device: torch.device) -> torch.dtype:

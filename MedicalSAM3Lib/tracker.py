@@ -24,7 +24,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from MedicalSAM3Lib.decide import Verdict, decide, explained
+from MedicalSAM3Lib.decide import Action, decide, explained
+from MedicalSAM3Lib.ladder import Batches
 from MedicalSAM3Lib.memory import Direction, MemoryLimits, Recall, out_of_reach, recall
 from MedicalSAM3Lib.objects import SliceObjects
 from MedicalSAM3Lib.structures import OnProgress, Progress
@@ -82,6 +83,16 @@ class Remembered:
     pointer: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a walk finds on a slice: what to do, the mask of the tracker or, to start again, of the detector, and
+    what to remember."""
+
+    action: Action
+    mask: TrackedMask
+    kept: Remembered
+
+
 @dataclass(slots=True)
 class Walk:
     """A track on its way: what it has seen in one direction. Seeds are shared by both walks of a track."""
@@ -103,7 +114,11 @@ class Walk:
 
 
 def track(
-    objects: Mapping[tuple[int, int], SliceObjects], n_slices: int, net: TrackerNet, on_progress: OnProgress
+    objects: Mapping[tuple[int, int], SliceObjects],
+    n_slices: int,
+    net: TrackerNet,
+    on_progress: OnProgress,
+    rows_at_once: Batches,
 ) -> list[Track]:
     """Follow all detected objects.
 
@@ -112,6 +127,10 @@ def track(
         n_slices: Of the stack.
         net: The tracker.
         on_progress: Called before every step; ``done`` counts explained detections. May raise ``Cancelled``.
+        rows_at_once: How many objects the network takes at once, ``ROWS_AT_ONCE`` to begin with.
+
+    Raises:
+        MemoryFull: There is no memory for a single object.
     """
     open_slices = set(objects)
     tracks: list[Track] = []
@@ -120,12 +139,12 @@ def track(
         for concept, n in seeds:
             open_slices.discard((concept, n))
             left = _unexplained(objects[concept, n], concept, n, tracks)
-            for new, ways in _start(concept, n, left.take(left.scores >= NEW_SCORE), n_slices, net):
+            for new, ways in _start(concept, n, left.take(left.scores >= NEW_SCORE), n_slices, net, rows_at_once):
                 tracks.append(new)
                 walks += ways
         while walks:
             on_progress(Progress(STAGE, len(objects) - len(open_slices), len(objects)))
-            walks = [walk for batch in _batches(walks, net.limits) for walk in _step(batch, objects, n_slices, net)]
+            walks = _step(walks, objects, n_slices, net, rows_at_once)
     on_progress(Progress(STAGE, len(objects), len(objects)))
     return tracks
 
@@ -151,35 +170,66 @@ def _unexplained(found: SliceObjects, concept: int, n: int, tracks: Sequence[Tra
 
 
 def _start(
-    concept: int, n: int, chosen: SliceObjects, n_slices: int, net: TrackerNet
+    concept: int, n: int, chosen: SliceObjects, n_slices: int, net: TrackerNet, rows_at_once: Batches
 ) -> Iterator[tuple[Track, list[Walk]]]:
     """A track for each object, with its walks away from the seed, as far as there are slices."""
     ways: tuple[Direction, ...] = (1, -1)
-    for part in torch.arange(len(chosen.scores)).split(ROWS_AT_ONCE):
-        image = net.look([n] * len(part))
-        kept = _remember(net, image, net.take_mask(image, chosen.logits[part]))
-        for row, remembered in zip(part.tolist(), kept, strict=True):
-            logits, score = chosen.logits[row], float(chosen.scores[row])
-            new = Track(concept, {n: TrackedMask(logits, score, is_seed=True)})
-            seeds = {n: remembered}
-            yield new, [Walk(new, way, n + way, logits > 0, seeds) for way in ways if 0 <= n + way < n_slices]
+    kept: list[Remembered] = []
+
+    def take_part(part: slice) -> None:
+        image = net.look([n] * (part.stop - part.start))
+        kept.extend(_remember(net, image, net.take_mask(image, chosen.logits[part])))
+
+    rows_at_once.each(0, len(chosen.scores), take_part)
+    for logits, score, remembered in zip(chosen.logits, chosen.scores.tolist(), kept, strict=True):
+        new = Track(concept, {n: TrackedMask(logits, score, is_seed=True)})
+        seeds = {n: remembered}
+        yield new, [Walk(new, way, n + way, logits > 0, seeds) for way in ways if 0 <= n + way < n_slices]
 
 
-def _batches(walks: Iterable[Walk], limits: MemoryLimits) -> Iterator[list[Walk]]:
+def _alike(walks: Iterable[Walk], limits: MemoryLimits) -> list[list[Walk]]:
     """Walks that remember equally much go together: attention has no mask for what is missing."""
 
     def size(walk: Walk) -> tuple[int, int]:
         return walk.recall(limits).size
 
-    for _, group in groupby(sorted(walks, key=size), key=size):
-        alike = list(group)
-        yield from (alike[first : first + ROWS_AT_ONCE] for first in range(0, len(alike), ROWS_AT_ONCE))
+    return [list(group) for _, group in groupby(sorted(walks, key=size), key=size)]
 
 
 def _step(
-    walks: list[Walk], objects: Mapping[tuple[int, int], SliceObjects], n_slices: int, net: TrackerNet
+    walks: list[Walk],
+    objects: Mapping[tuple[int, int], SliceObjects],
+    n_slices: int,
+    net: TrackerNet,
+    rows_at_once: Batches,
 ) -> list[Walk]:
-    """Take all walks of a batch by one slice; returns those that go on."""
+    """Take all walks by one slice; returns those that go on.
+
+    Nothing is written before all have looked: the walks of a track share its seeds, and what one of them sees must
+    not depend on whether the other was in an earlier batch.
+    """
+    seen: list[tuple[Walk, Seen]] = []
+    for alike in _alike(walks, net.limits):
+
+        def look_on(part: slice, alike: list[Walk] = alike) -> None:
+            batch = alike[part]
+            seen.extend(zip(batch, _see(batch, objects, n_slices, net), strict=True))
+
+        rows_at_once.each(0, len(alike), look_on)
+    going = []
+    for walk, new in seen:
+        _write(walk, new)
+        walk.n += walk.direction
+        if new.action != "end" and 0 <= walk.n < n_slices:
+            _forget(walk, net.limits)
+            going.append(walk)
+    return going
+
+
+def _see(
+    walks: list[Walk], objects: Mapping[tuple[int, int], SliceObjects], n_slices: int, net: TrackerNet
+) -> list[Seen]:
+    """What each walk of a batch finds on its slice, and what follows from it; changes nothing."""
     image = net.look([walk.n for walk in walks])
     answer = net.follow(image, _gather(walks, n_slices, net.limits))
     logits, here, iou = answer.logits.half().cpu(), answer.here.cpu(), answer.iou.float().cpu()
@@ -195,31 +245,24 @@ def _step(
         given = torch.stack([found[row].logits[verdicts[row].object] for row in reseeded])  # type: ignore[union-attr]
         for row, remembered in zip(reseeded, _remember(net, rows, net.take_mask(rows, given)), strict=True):
             kept[row] = remembered
-    going = []
-    for row, (walk, verdict) in enumerate(zip(walks, verdicts, strict=True)):
-        confidence = float(here[row].sigmoid() * iou[row])
-        _write(walk, verdict, logits[row], confidence, found[row], kept[row])
-        walk.n += walk.direction
-        if verdict.action != "end" and 0 <= walk.n < n_slices:
-            _forget(walk, net.limits)
-            going.append(walk)
-    return going
+    seen = []
+    for row, (verdict, one) in enumerate(zip(verdicts, found, strict=True)):
+        mask = TrackedMask(logits[row], float(here[row].sigmoid() * iou[row]), is_seed=False)
+        if verdict.action == "reseed" and one is not None:
+            mask = TrackedMask(one.logits[verdict.object], float(one.scores[verdict.object]), is_seed=True)
+        seen.append(Seen(verdict.action, mask, kept[row]))
+    return seen
 
 
-def _write(
-    walk: Walk, verdict: Verdict, logits: Tensor, confidence: float, found: SliceObjects | None, kept: Remembered
-) -> None:
-    """Put the verdict into the track and into its memory."""
-    if verdict.action == "end":
+def _write(walk: Walk, new: Seen) -> None:
+    """Put what was seen into the track and into its memory."""
+    if new.action == "end":
         return
-    if verdict.action == "reseed" and found is not None:
-        logits, confidence = found.logits[verdict.object], float(found.scores[verdict.object])
-        walk.seeds[walk.n] = kept
-    else:
-        walk.seen[walk.n] = kept
-    if verdict.action != "wait":
-        walk.track.masks[walk.n] = TrackedMask(logits, confidence, is_seed=verdict.action == "reseed")
-        walk.last = logits > 0
+    memory = walk.seeds if new.action == "reseed" else walk.seen
+    memory[walk.n] = new.kept
+    if new.action != "wait":
+        walk.track.masks[walk.n] = new.mask
+        walk.last = new.mask.logits > 0
 
 
 def _forget(walk: Walk, limits: MemoryLimits) -> None:

@@ -71,9 +71,9 @@ class BoundTracker:
     def take_mask(self, image: SliceImage, logits_bss: Tensor) -> Answer:
         """Start from the sign of the detector's logits ``(B, s, s)``, drawn at the size of the input."""
         size = (self._net.image_size, self._net.image_size)
-        logits = logits_bss.to(image.coarse.device).float()[:, None]
-        masks = functional.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0] > 0
         with self._runtime.computing():
+            logits = logits_bss.to(image.coarse.device).float()[:, None]
+            masks = functional.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0] > 0
             return take_mask(self._net, image, masks.float())
 
     def follow(self, image: SliceImage, recalled: Recalled) -> Answer:

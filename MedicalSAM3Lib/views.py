@@ -16,14 +16,18 @@ from MedicalSAM3Lib.detector import Detections, Question, detect, encode_text
 from MedicalSAM3Lib.evidence import StackEvidence
 from MedicalSAM3Lib.feature_cache import FeatureCache
 from MedicalSAM3Lib.features import cached_features
+from MedicalSAM3Lib.ladder import Batches, Ladder
 from MedicalSAM3Lib.merge import with_tracks
+from MedicalSAM3Lib.offload import place_for
 from MedicalSAM3Lib.presence import PresenceSpec, SliceCalibration, VolumeRule, presence_of_volume
 from MedicalSAM3Lib.report import Stopwatch
 from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.stack import SliceStack
 from MedicalSAM3Lib.structures import OnProgress, Progress
 from MedicalSAM3Lib.text_cache import text_cache
-from MedicalSAM3Lib.tracker import Track, track
+from MedicalSAM3Lib.thick import key_slices, on_all_slices, presence_between, tracks_on_all_slices
+from MedicalSAM3Lib.tracker import ROWS_AT_ONCE, Track, track
+from MedicalSAM3Lib.tracker import STAGE as TRACKING
 from MedicalSAM3Lib.tracker_net import BoundTracker
 
 if TYPE_CHECKING:
@@ -39,7 +43,8 @@ class View:
         detections: What each of them shows, with the maps that count: of the detector, the tracker, or both.
         presence: Calibrated probability ``(P,)`` that a concept is in the volume; NaN where the model's answer on
             some slice was not a number.
-        tracks: The objects that were carried through the slices; empty where only the detector was asked.
+        tracks: The objects that were carried through the slices that were looked at; empty where only the detector
+            was asked.
     """
 
     stack: SliceStack
@@ -57,7 +62,7 @@ class View:
 class Machine:
     """With what a view is computed: device and number format, time and progress, and what is known already."""
 
-    runtime: Runtime
+    ladder: Ladder
     watch: Stopwatch
     on_progress: OnProgress
     cache: FeatureCache | None = None
@@ -66,31 +71,52 @@ class Machine:
 def look(
     stack: SliceStack, phrases: Sequence[str], model: LoadedModel, settings: SegmentSettings, machine: Machine
 ) -> View:
-    """Look for all concepts on all slices of a stack.
+    """Look for all concepts on all slices of a stack; where memory is full, again with less (``ladder``).
 
     Raises:
-        RunError: Memory or disk is full.
+        RunError: Memory is full whatever was tried, or the disk is.
         Cancelled: From ``on_progress``.
     """
     assert settings.mode != "auto", "the pipeline settles it"
-    net, runtime, watch, on_progress = model.model, machine.runtime, machine.watch, machine.on_progress
+    return machine.ladder.climb(lambda runtime: _look(stack, phrases, model, settings, machine, runtime))
+
+
+def _look(
+    stack: SliceStack,
+    phrases: Sequence[str],
+    model: LoadedModel,
+    settings: SegmentSettings,
+    machine: Machine,
+    runtime: Runtime,
+) -> View:
+    assert settings.mode != "auto"
+    net, watch, on_progress = model.model, machine.watch, machine.on_progress
+    keys = key_slices(stack, settings)
+    seen = stack.take(keys)
     calibration, volume_rule = thresholds(model.presence, stack.modality, settings)
     ids, mask = model.tokenizer.encode(phrases)
     with watch.stage("features"):
-        features = cached_features(stack, model, runtime, on_progress, settings.memory_budget_gb, machine.cache)
+        place_for("trunk", net, runtime)
+        features = cached_features(seen, model, runtime, on_progress, settings.memory_budget_gb, machine.cache)
     with features:
         with watch.stage("detection"):
+            place_for("text", net, runtime)
             text = encode_text(net, ids, mask, runtime, text_cache(model.weights_hash, runtime.device))
+            place_for("detector", net, runtime)
             question = Question(text, calibration, settings.rule, with_objects=settings.mode != "detect")
             detections = detect(features, net, question, runtime, on_progress)
-            presence = np.array([presence_of_volume(row, stack.slice_mm, volume_rule) for row in detections.presence])
+            on_slices = presence_between(detections.presence, keys)
+            presence = np.array([presence_of_volume(row, stack.slice_mm, volume_rule) for row in on_slices])
         if settings.mode == "detect":
-            return View(stack, detections, presence)
+            return View(stack, on_all_slices(detections, keys), presence)
         with watch.stage("tracking"):
             found = np.flatnonzero(presence >= volume_rule.threshold)
             objects = {key: one for key, one in detections.objects.items() if key[0] in found}
-            tracks = track(objects, len(stack), BoundTracker(net, features, runtime), on_progress)
-            return View(stack, with_tracks(detections, tracks, settings.mode), presence, tuple(tracks))
+            place_for("tracker", net, runtime)
+            rows_at_once = Batches(runtime, TRACKING, ROWS_AT_ONCE, "objects")
+            tracks = track(objects, len(seen), BoundTracker(net, features, runtime), on_progress, rows_at_once)
+            merged = on_all_slices(with_tracks(detections, tracks, settings.mode), keys)
+            return View(stack, merged, presence, tuple(tracks_on_all_slices(tracks, keys)))
 
 
 def look_along_all(

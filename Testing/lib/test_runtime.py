@@ -7,9 +7,10 @@ import sys
 import pytest
 import torch
 
+from MedicalSAM3Lib import guards
 from MedicalSAM3Lib import runtime as module
 from MedicalSAM3Lib.config import make_settings
-from MedicalSAM3Lib.errors import RunError, SettingsError
+from MedicalSAM3Lib.errors import Cancelled, MemoryFull, SettingsError
 from MedicalSAM3Lib.runtime import Runtime, peak_memory_mb, pick_runtime
 
 CPU = torch.device("cpu")
@@ -56,9 +57,53 @@ def test_computing_is_without_gradients_in_the_chosen_format_and_ends_with_the_b
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_a_full_device_is_one_clear_line():
-    with pytest.raises(RunError, match="Not enough memory on cpu"), Runtime(CPU, torch.float32).computing():
-        raise torch.OutOfMemoryError
+@pytest.mark.parametrize(
+    ("device", "error", "what"),
+    [
+        ("cpu", torch.OutOfMemoryError(), "main memory"),
+        ("cpu", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."), "main memory"),
+        ("cpu", MemoryError(), "main memory"),
+        ("cuda", torch.OutOfMemoryError("CUDA out of memory"), "memory on cuda"),
+        ("cuda", RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling ..."), "memory on cuda"),
+        ("cuda", MemoryError(), "main memory"),
+        ("mps", RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), "memory on mps"),
+    ],
+)
+def test_a_full_memory_is_one_clear_line_that_names_it(device, error, what):
+    runtime = Runtime(torch.device(device), torch.float32)
+    with pytest.raises(MemoryFull, match=f"Not enough {what}; close") as caught, runtime.full_memory_in_one_line():
+        raise error
+    assert caught.value.is_main == (what == "main memory")
+
+
+def test_what_torch_really_raises_is_recognised():
+    with pytest.raises(MemoryFull, match="main memory"), Runtime(CPU, torch.float32).computing():
+        torch.empty(10**15)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("sizes differ"), ValueError("out of memory"), Cancelled("stop")])
+def test_other_errors_pass(error):
+    with pytest.raises(type(error), match=str(error)), Runtime(CPU, torch.float32).computing():
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [(("200000 100000",), 2), (("150000 100000",), 2), (("10000 100000",), 1), (("max 100000",), 8),
+     (("300000", "100000"), 3), (("-1", "100000"), 8), (("9900000 100000",), 8), (("",), 8), ((), 8)],
+)  # fmt: skip
+def test_threads_keep_to_the_cores_and_to_the_share_of_a_container(contents, expected, monkeypatch, tmp_path):
+    names = [tmp_path / f"part{number}" for number in range(len(contents) or 1)]
+    for name, text in zip(names, contents, strict=False):
+        name.write_text(text)
+    monkeypatch.setattr(guards, "CPU_QUOTA_FILES", (tuple(map(str, names)),))
+    monkeypatch.setattr(guards.os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert guards.usable_cores() == expected
+    threads = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    pick_runtime(make_settings(device="cpu"))
+    assert threads == [min(6, expected)]
 
 
 def test_a_network_that_does_not_fit_is_one_clear_line(monkeypatch):
@@ -70,7 +115,7 @@ def test_a_network_that_does_not_fit_is_one_clear_line(monkeypatch):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(net, "to", is_full)
-    with pytest.raises(RunError, match="fewer slices"):
+    with pytest.raises(MemoryFull, match="fewer slices"):
         Runtime(CPU, torch.float32).place(net)
 
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from MedicalSAM3Lib import tracker
-from MedicalSAM3Lib.errors import Cancelled
+from MedicalSAM3Lib.errors import Cancelled, MemoryFull
+from MedicalSAM3Lib.ladder import Batches
 from MedicalSAM3Lib.memory import MemoryLimits
 from MedicalSAM3Lib.objects import SliceObjects
+from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.structures import Progress
 from MedicalSAM3Lib.tracker import Track, track
 from MedicalSAM3Lib.tracker_steps import GONE, Answer, Recalled, SliceImage
@@ -84,9 +86,13 @@ def seen(*masks: tuple[np.ndarray, float]) -> SliceObjects:
 
 
 def run(
-    net: FollowGrey, objects: dict[tuple[int, int], SliceObjects], on_progress: Callable[[Progress], None] | None = None
+    net: FollowGrey,
+    objects: dict[tuple[int, int], SliceObjects],
+    on_progress: Callable[[Progress], None] | None = None,
+    at_once: int = tracker.ROWS_AT_ONCE,
 ) -> list[Track]:
-    return track(objects, len(net.volume), net, on_progress or (lambda progress: None))
+    rows = Batches(Runtime(torch.device("cpu"), torch.float32), tracker.STAGE, at_once)
+    return track(objects, len(net.volume), net, on_progress or (lambda progress: None), rows)
 
 
 def mask_of(one: Track, n_slices: int) -> np.ndarray:
@@ -209,7 +215,7 @@ def test_one_slice_is_its_own_answer() -> None:
     assert net.rows == []
 
 
-def test_concepts_and_objects_share_batches_and_change_nothing_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concepts_and_objects_share_batches_and_change_nothing_for_each_other() -> None:
     volume = cylinder(3, 16) + np.roll(cylinder(1, 12, grey=4.0), 8, axis=1)
     first, second = volume == 7.0, volume == 4.0
     objects = {(0, 8): seen((first[8], 0.9)), (3, 6): seen((second[6], 0.9))}
@@ -218,12 +224,49 @@ def test_concepts_and_objects_share_batches_and_change_nothing_for_each_other(mo
     assert max(net.rows) == 4
     for one, truth in zip(together, (first, second), strict=True):
         np.testing.assert_array_equal(mask_of(one, 20), truth)
-    monkeypatch.setattr(tracker, "ROWS_AT_ONCE", 1)
     net = FollowGrey(volume)
-    apart = run(net, objects)
+    apart = run(net, objects, at_once=1)
     assert max(net.rows) == 1
     for one, other in zip(together, apart, strict=True):
         np.testing.assert_array_equal(mask_of(one, 20), mask_of(other, 20))
+
+
+@dataclass
+class FollowFew(FollowGrey):
+    """Has memory for so many rows, and is full after it has looked, followed and memorised more."""
+
+    room: int = 2
+    failures: int = 0
+
+    def memorise(self, image: SliceImage, answer: Answer) -> Tensor:
+        if len(image.coarse) > self.room:
+            self.failures += 1
+            raise torch.OutOfMemoryError("out of memory")
+        return super().memorise(image, answer)
+
+
+def test_a_full_memory_takes_fewer_objects_at_once_and_changes_nothing() -> None:
+    volume = cylinder(3, 16) + np.roll(cylinder(1, 12, grey=4.0), 8, axis=1)
+    first, second = volume == 7.0, volume == 4.0
+    objects = {(0, 8): seen((first[8], 0.9)), (3, 6): seen((second[6], 0.9))}
+    net = FollowFew(volume)
+    for one, truth in zip(run(net, objects), (first, second), strict=True):
+        np.testing.assert_array_equal(mask_of(one, 20), truth)
+    assert net.failures == 1  # four walks at first; two at a time are remembered
+    with pytest.raises(MemoryFull):
+        run(FollowFew(volume, room=0), objects)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 16])
+def test_walks_that_share_a_seed_do_not_depend_on_how_they_are_batched(at_once: int) -> None:
+    """Both walks of a track meet a sure detection of another outline on the same step, and start again there."""
+    volume = cylinder(0, 19)
+    objects = {(0, 10): seen((volume[10] > 0, 0.95))}
+    for n in (8, 12):
+        objects[0, n] = seen((disc(8, 7 + n * 0.8), 0.9))
+    (one,) = run(FollowGrey(volume), objects, at_once=at_once)
+    assert [n for n, mask in sorted(one.masks.items()) if mask.is_seed] == [8, 10, 12]
+    assert sorted(one.masks) == list(range(20))
 
 
 def test_cancel_is_taken_up_before_the_next_step() -> None:
