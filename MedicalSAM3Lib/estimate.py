@@ -27,6 +27,7 @@ from MedicalSAM3Lib.process_memory import peak_bytes, resident_bytes
 from MedicalSAM3Lib.runtime import peak_memory_mb, pick_runtime, start_peak_memory
 from MedicalSAM3Lib.stack import SliceStack, prepare_all
 from MedicalSAM3Lib.structures import Volume
+from MedicalSAM3Lib.thick import key_slices
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.model_folder import LoadedModel
@@ -143,7 +144,8 @@ def estimate(
     highest, start, free = peak_bytes(), resident_bytes(), available_memory_bytes()
     meter = Meter(start)
     stacks, preprocess_s, preparing = meter.run(lambda: prepare_all(volume, model.preprocess, settings))
-    views = [measure(stack, phrases, model, settings, runtime, meter) for stack in stacks]
+    seen = [stack.take(key_slices(stack, settings)) for stack in stacks]
+    views = [measure(stack, phrases, model, settings, runtime, meter) for stack in seen]
     device_peak_mb = peak_memory_mb(runtime.device)["device"]
     if runtime.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -236,7 +236,7 @@ def _neck(neck: Sam3VisionNeck, tokens_nld: Tensor, grid_size: int) -> Pyramid:
     levels = tuple(layer(image) for layer in neck.fpn_layers[:-1])
     # The same for every slice. The encoder keeps its last answers for good: of one slice, not of a whole batch.
     places = (neck.position_encoding(torch.Size((1, *x.shape[1:])), x.device, x.dtype) for x in levels)
-    positions = tuple(place.expand(n, -1, -1, -1) for place in places)
+    positions = tuple(place.expand(len(tokens_nld), -1, -1, -1) for place in places)
     return Pyramid(levels, positions)
 
 

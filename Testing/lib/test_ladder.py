@@ -75,7 +75,7 @@ def model_with(**rooms: float) -> Any:
 def eight_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of eight slices, and of eight pairs also in float32."""
     monkeypatch.setattr(features, "_CPU_TOKENS", 8 * 12**2)
-    monkeypatch.setattr(detector, "_pairs_at_once", lambda *args: 8)
+    monkeypatch.setattr(detector, "pairs_at_once", lambda *args: 8)
 
 
 def run(model: Any, **settings: Any) -> tuple[Segmentation, Any]:
