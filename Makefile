@@ -15,7 +15,7 @@ PIP_FLAGS ?= $(shell test "$$(uname -s)" = Linux && ! command -v nvidia-smi >/de
 INSTALL = $(PY) -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-data train-tiny bench test proofs lint format clean
+.PHONY: help demo demo-data train-tiny bench bench-full test proofs lint format clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -30,8 +30,11 @@ train-tiny: $(VENV)/.dev demo-data  ## train the tiny model again into runs/ (ho
 	$(VENV)/bin/torchrun --nproc_per_node 2 -m Training.train --config Training/recipes/tiny.yaml --resume auto
 	$(PY) -m Training.publish --run runs/tiny --out runs/tiny/model
 
-bench: $(VENV)/.dev  ## time of 1, 4 and 16 concepts beside one full forward per slice and concept
-	$(PY) -m Testing.benchmarks.bench_prompts
+bench: $(VENV)/.dev  ## time, memory and Dice beside transformers' own SAM3: ten minutes on two cores
+	$(PY) -m Testing.benchmarks.bench
+
+bench-full: $(VENV)/.dev  ## the same, and a slice at SAM3's full size: 5 GB of memory
+	$(PY) -m Testing.benchmarks.bench --full
 
 test: $(VENV)/.dev  ## the tests: minutes on two cores, no GPU, no network
 	OMP_NUM_THREADS=$(THREADS) $(PY) -m pytest -m "not slow"

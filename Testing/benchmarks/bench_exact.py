@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from MedicalSAM3Lib import tracker
+from MedicalSAM3Lib import views
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.feature_cache import FeatureCache
 from MedicalSAM3Lib.model_folder import LoadedModel
@@ -61,7 +61,7 @@ def _variants(case: Case, model: LoadedModel, settings: SegmentSettings, is_exac
         yield "concepts in reverse order", _ask(case, model, settings, case.concepts[::-1])
     with ExitStack() as stack:
         stack.enter_context(patch.object(Runtime, "batch_size", lambda self, bytes_each, most: 1))
-        stack.enter_context(patch.object(tracker, "ROWS_AT_ONCE", 1))
+        stack.enter_context(patch.object(views, "ROWS_AT_ONCE", 1))
         yield "batches of one", _ask(case, model, settings, case.concepts)
 
 

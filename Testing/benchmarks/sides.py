@@ -2,7 +2,7 @@
 
 Every side gets the same weights, pictures, number format and threads, and a process in which nothing has run but a
 warm-up on two slices. Against us: ours is timed from the volume to the findings, theirs in its network alone; what
-turns its masks into labels is ours for all (``label_exclusively``) and is not counted.
+turns its masks into labels is ours for all (``fusion.label``) and is not counted.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 from transformers import Sam3VideoModel
 
 from MedicalSAM3Lib.config import SegmentSettings
+from MedicalSAM3Lib.evidence import StackEvidence
 from MedicalSAM3Lib.findings import judge
-from MedicalSAM3Lib.fusion import label_exclusively
+from MedicalSAM3Lib.fusion import label
 from MedicalSAM3Lib.model_folder import LoadedModel
 from MedicalSAM3Lib.overlap import dice
 from MedicalSAM3Lib.pipeline import segment
@@ -128,6 +129,7 @@ def _video(model: LoadedModel, kind: type[Sam3VideoModel]) -> Side:
 def _masks(maps: Maps, found: Sequence[int], stack: SliceStack, concepts: Sequence[str]) -> Masks:
     """Put maps on the input's grid as ours are: concepts that are there compete for voxels, ties by name."""
     ordered = sorted(found, key=lambda concept: concepts[concept])
-    labels = label_exclusively(maps, ordered, stack.region_shape, stack.restore, lambda n: None)
+    evidence = StackEvidence(maps, stack.region_shape, stack.restore)
+    labels = label(evidence, ordered, lambda one, other: False, lambda n: None)
     layer = stack.to_input(labels.layers[0])
     return {phrase: layer == number + 1 for number, phrase in enumerate(concepts)}

@@ -48,9 +48,10 @@ def detection(net: MedicalSam3) -> tuple[torch.Tensor, ...]:
     tokens = torch.randn(1, grid**2, net.config.vision_config.backbone_config.hidden_size, generator=generator)
     pyramid: Pyramid = net.pyramid(tokens)
     words = torch.randn(1, 3, pyramid.levels[0].shape[1], generator=generator)
-    queries = net.decode_queries(pyramid, TextFeatures(words, torch.ones(1, 3, dtype=torch.bool)))
-    masks = net.decode_masks(pyramid, queries)
-    return queries.presence, masks.instances, masks.semantic
+    slices = net.share(pyramid)
+    queries = net.decode_queries(slices, TextFeatures(words, torch.ones(1, 3, dtype=torch.bool)))
+    masks = net.decode_masks(slices, queries)
+    return queries.presence, masks.instances(0), masks.semantic
 
 
 def tracking(net: MedicalSam3) -> tuple[torch.Tensor, ...]:
