@@ -132,41 +132,44 @@ def track(
     Raises:
         MemoryFull: There is no memory for a single object.
     """
-    open_slices = set(objects)
+    left = _unexplained(objects, ())
     tracks: list[Track] = []
-    while seeds := best_slices(objects, open_slices, tracks):
+    while left:
         walks: list[Walk] = []
-        for concept, n in seeds:
-            open_slices.discard((concept, n))
-            left = _unexplained(objects[concept, n], concept, n, tracks)
-            for new, ways in _start(concept, n, left.take(left.scores >= NEW_SCORE), n_slices, net, rows_at_once):
+        first = len(tracks)
+        for concept, n in best_slices(left):
+            for new, ways in _start(concept, n, left.pop((concept, n)), n_slices, net, rows_at_once):
                 tracks.append(new)
                 walks += ways
         while walks:
-            on_progress(Progress(STAGE, len(objects) - len(open_slices), len(objects)))
+            on_progress(Progress(STAGE, len(objects) - len(left), len(objects)))
             walks = _step(walks, objects, n_slices, net, rows_at_once)
+        left = _unexplained(left, tracks[first:])
     on_progress(Progress(STAGE, len(objects), len(objects)))
     return tracks
 
 
-def best_slices(
-    objects: Mapping[tuple[int, int], SliceObjects], open_slices: set[tuple[int, int]], tracks: Sequence[Track]
-) -> list[tuple[int, int]]:
-    """Of each concept the slice with the most confident unexplained object; closes slices that have none."""
+def best_slices(left: Mapping[tuple[int, int], SliceObjects]) -> list[tuple[int, int]]:
+    """Of each concept the slice with the most confident object; of equal ones the first."""
     best: dict[int, tuple[float, int]] = {}
-    for concept, n in sorted(open_slices):
-        left = _unexplained(objects[concept, n], concept, n, tracks)
-        score = float(left.scores.max()) if len(left.scores) else 0.0
-        if score < NEW_SCORE:
-            open_slices.discard((concept, n))
-        elif concept not in best or score > best[concept][0]:
+    for concept, n in sorted(left):
+        score = float(left[concept, n].scores.max())
+        if concept not in best or score > best[concept][0]:
             best[concept] = (score, n)
     return [(concept, n) for concept, (_, n) in sorted(best.items())]
 
 
-def _unexplained(found: SliceObjects, concept: int, n: int, tracks: Sequence[Track]) -> SliceObjects:
-    masks = [track.masks[n].logits for track in tracks if track.concept == concept and n in track.masks]
-    return found.take(~explained(found.logits, masks))
+def _unexplained(
+    found: Mapping[tuple[int, int], SliceObjects], tracks: Sequence[Track]
+) -> dict[tuple[int, int], SliceObjects]:
+    """The objects that may start a track and that none of some tracks explains; slices without such are left out."""
+    left = {}
+    for (concept, n), objects in found.items():
+        masks = [track.masks[n].logits for track in tracks if track.concept == concept and n in track.masks]
+        rest = objects.take((objects.scores >= NEW_SCORE) & ~explained(objects.logits, masks))
+        if len(rest.scores):
+            left[concept, n] = rest
+    return left
 
 
 def _start(
