@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from MedicalSAM3Lib import compiling
+from MedicalSAM3Lib.beside import PicturesAhead, TokensBehind
+from MedicalSAM3Lib.compiling import Trunk
 from MedicalSAM3Lib.feature_cache import FeatureCache, feature_key, memory_budget
 from MedicalSAM3Lib.feature_store import FeatureStore
 from MedicalSAM3Lib.ladder import Batches
@@ -134,19 +137,17 @@ def _run_trunk(
     cache: FeatureCache | None = None,
 ) -> FeatureStore:
     on_progress(Progress(STAGE, 0, len(stack)))
+    trunk = Trunk(net, runtime)
     # The first slice goes alone: its tokens tell how much memory the others need.
-    first = _encode_batch(stack, slice(0, 1), net, runtime)
+    first = trunk.encode(stack.batch(slice(0, 1), runtime.device), 1)
     needed = first.nbytes * len(stack)
     room = needed if cache is None else cache.make_room(needed)
     store = FeatureStore(len(stack), first.shape[1:], first.dtype, min(room, memory_budget(budget_gb)))
     try:
         store.put(slice(0, 1), first)
-
-        def encode_batch(batch: slice) -> None:
-            on_progress(Progress(STAGE, batch.start, len(stack)))
-            store.put(batch, _encode_batch(stack, batch, net, runtime))
-
-        Batches(runtime, STAGE, slices_at_once(first, runtime)).each(1, len(stack), encode_batch)
+        size = slices_at_once(first, runtime)
+        size = compiling.few_sizes(size) if compiling.pays(runtime, len(stack)) else size
+        _run_batches(stack, trunk, Batches(runtime, STAGE, size), store, runtime, on_progress)
         on_progress(Progress(STAGE, len(stack), len(stack)))
     except BaseException:  # cancelled, too: half of the slices are of no use to anybody
         store.close()
@@ -154,6 +155,21 @@ def _run_trunk(
     return store
 
 
-def _encode_batch(stack: SliceStack, batch: slice, net: MedicalSam3, runtime: Runtime) -> Tensor:
-    with runtime.computing():
-        return net.encode_trunk(stack.batch(batch, runtime.device)).to(runtime.dtype)
+def _run_batches(
+    stack: SliceStack,
+    trunk: Trunk,
+    batches: Batches,
+    store: FeatureStore,
+    runtime: Runtime,
+    on_progress: OnProgress,
+) -> None:
+    """All slices but the first, with what goes on beside the network."""
+    behind = TokensBehind(store)
+    with PicturesAhead(stack, runtime.device) as ahead, trunk.compiled(compiling.pays(runtime, len(stack))):
+
+        def encode_batch(batch: slice) -> None:
+            on_progress(Progress(STAGE, batch.start, len(stack)))
+            behind.put(batch, trunk.encode(ahead.take(batch, batches.size), batches.size))
+
+        batches.each(1, len(stack), encode_batch)
+        behind.finish()

@@ -75,7 +75,7 @@ class Batches:
         # Not in the handler: until its end the exception holds what the try had made.
         self._runtime.release()
         where = "Main memory" if is_main else f"The memory of {self._runtime.device}"
-        self._runtime.smaller[f"{self._stage} {self._unit}"] = (
+        self._runtime.notices[f"{self._stage} {self._unit}"] = (
             f"{where} was full: {self._stage} took {self.size} instead of {self._first} {self._unit} at a time, "
             "which takes longer and changes a result by rounding at most."
         )
@@ -93,7 +93,7 @@ class Ladder:
     @property
     def notices(self) -> tuple[str, ...]:
         """One sentence for each rung taken."""
-        return (*self._rungs, *self.runtime.smaller.values())
+        return (*self._rungs, *self.runtime.notices.values())
 
     def climb(self, attempt: Callable[[Runtime], T]) -> T:
         """Return the first attempt that fits; the next call begins with how that one was computed.
@@ -101,7 +101,7 @@ class Ladder:
         Raises:
             RunError: None does.
         """
-        before = dict(self.runtime.smaller)
+        before = dict(self.runtime.notices)
         while True:
             try:
                 with self.runtime.full_memory_in_one_line():
@@ -112,7 +112,7 @@ class Ladder:
             self.runtime.release()
             self._step_up(is_main)
             # What the failed attempt did to go on is of no account; what earlier views did is.
-            self.runtime = replace(self.runtime, smaller=dict(before))
+            self.runtime = replace(self.runtime, notices=dict(before))
 
     @contextmanager
     def borrowing(self, net: MedicalSam3) -> Iterator[None]:

@@ -30,13 +30,14 @@ class Runtime:
         dtype: float32 computes everything so; bfloat16 or float16 through autocast, which keeps
             weights, normalisations and soft-maxes in float32.
         is_offloaded: Only the part of the network that a stage needs is on the device; see ``offload``.
-        smaller: Stage to a sentence about the smaller batches that it had to take; ``ladder.Batches`` fills it.
+        notices: Sentences on what it had to do without, by what they are about; filled by ``ladder`` and
+            ``compiling`` on the way.
     """
 
     device: torch.device
     dtype: torch.dtype
     is_offloaded: bool = False
-    smaller: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    notices: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @contextmanager
     def computing(self) -> Iterator[None]:

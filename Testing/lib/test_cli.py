@@ -100,6 +100,29 @@ def test_objects_apart_reach_file_report_and_table(tmp_path: Path, call: Call, m
     assert set(labels[labels > 0]) == {1, 2}
 
 
+def test_what_the_run_had_to_do_without_is_said_and_reported(
+    image: Path, model: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from MedicalSAM3Lib.compiling import Trunk
+
+    original, tried = Trunk.encode, []
+
+    def full_once(*args: Any) -> Any:
+        tried.append(args)
+        if len(tried) == 1:
+            raise MemoryError
+        return original(*args)
+
+    monkeypatch.setattr(Trunk, "encode", full_once)
+    words = ("segment", image, "-c", "liver", "--model", model, "-o", "a.nii.gz", "--report", "out.json")
+    code, out, err = call(*words, "--speed", "exact", "--device", "cpu")
+    assert code == 0, err
+    run = json.loads(Path("out.json").read_text(encoding="utf-8"))["run"]
+    assert run["notices"] == ["Main memory was full: numbers in bfloat16 instead of float32."]
+    assert run["dtype"] == "bfloat16"
+    assert run["notices"][0] in out
+
+
 def test_not_found_is_an_answer(image: Path, model: Path, call: Call) -> None:
     code, out, _ = call(
         "segment", image, "-c", "unicorn", "--model", model, "--presence-threshold", 1, "-o", "a.nii.gz"

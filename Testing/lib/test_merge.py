@@ -25,18 +25,21 @@ def test_the_surer_side_wins_where_they_differ() -> None:
     merged = merge_slice(detected(4, -4, 4, -4), 0.9, [followed(4, -4, -4, 4, confidence=0.3)])
     assert (merged.logits > 0).tolist() == [[True, False, True, False]]
     assert merged.weight == pytest.approx(0.9)
-    merged = merge_slice(detected(4, -4, 4, -4), 0.6, [followed(4, -4, -4, 4, confidence=0.8)])
+    merged = merge_slice(detected(4, -4, 4, -4), 0.4, [followed(4, -4, -4, 4, confidence=0.8)])
     assert (merged.logits > 0).tolist() == [[True, False, False, True]]
 
 
 def test_the_mean_is_weighted_by_both_confidences() -> None:
-    merged = merge_slice(detected(2.0), 0.75, [followed(-1.0, confidence=0.25)])
-    assert float(merged.logits) == pytest.approx(0.75 * 2 - 0.25)
+    """The tracker has what the detector's presence leaves: 0.5 of 0.5."""
+    merged = merge_slice(detected(2.0), 0.5, [followed(-1.0, confidence=0.5)])
+    assert float(merged.logits) == pytest.approx((0.5 * 2 - 0.25) / 0.75, abs=1e-3)
+    sure = merge_slice(detected(2.0), 1.0, [followed(-8.0, confidence=1.0)])
+    assert float(sure.logits) == 2.0
 
 
 def test_one_excess_does_not_silence_the_other() -> None:
-    merged = merge_slice(detected(1.0), 0.9, [followed(-1024.0, confidence=0.1)])
-    assert float(merged.logits) == pytest.approx(0.9 - 0.8, abs=1e-3)
+    merged = merge_slice(detected(1.0), 0.5, [followed(-1024.0, confidence=0.1)])
+    assert float(merged.logits) == pytest.approx((0.5 - 0.05 * 8) / 0.55, abs=1e-3)
 
 
 def test_a_detector_that_sees_nothing_is_counted() -> None:
@@ -90,7 +93,7 @@ def test_each_mode_takes_what_it_says() -> None:
     fused = merge(maps, presence, tracks, "fuse")
     assert set(fused) == {(0, 0), (0, 1), (0, 2), (1, 0)}
     assert fused[0, 0] is maps[0, 0]
-    assert float(fused[0, 1].logits) == pytest.approx((0.2 * -4 + 0.9 * 5) / 1.1, abs=1e-2)
+    assert float(fused[0, 1].logits) == pytest.approx((0.2 * -4 + 0.9 * 0.8 * 5) / 0.92, abs=1e-2)
 
 
 def test_agreement_by_hand() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from MedicalSAM3Lib import views
+from MedicalSAM3Lib.config import make_settings
 from MedicalSAM3Lib.model import MedicalSam3, Pyramid, TextFeatures
 from MedicalSAM3Lib.offload import Part, parts_of, place_for
+from MedicalSAM3Lib.pipeline import segment
 from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.tracker_steps import Recalled, follow, look, memorise, take_mask
 from Testing.lib.checkpoint_worlds import SIDE, small_architecture
@@ -84,6 +88,24 @@ def test_a_stage_needs_its_own_part_only(part: Part, net: MedicalSam3) -> None:
     with torch.inference_mode():
         for one, other in zip(STAGES[part](alone), STAGES[part](net), strict=True):
             assert torch.equal(one, other)
+
+
+def test_a_run_places_each_part_when_its_stage_comes_and_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from Testing.lib.test_tracking import rod, small_loaded
+
+    placed: list[str] = []
+
+    def place(part: Part, net: MedicalSam3, runtime: Runtime) -> None:
+        placed.append(part)
+        place_for(part, net, replace(runtime, is_offloaded=True))
+
+    settings = make_settings(mode="fuse", speed="exact", device="cpu")
+    plain = segment(rod()[0], ["liver"], small_loaded(small_architecture()), settings)
+    monkeypatch.setattr(views, "place_for", place)
+    offloaded = segment(rod()[0], ["liver"], small_loaded(small_architecture()), settings)
+    assert placed == ["trunk", "text", "detector", "tracker"]
+    assert offloaded.findings == plain.findings
+    assert all((one == other).all() for one, other in zip(offloaded.layers, plain.layers, strict=True))
 
 
 def test_only_where_memory_is_scarce_the_other_parts_wait(net: MedicalSam3, monkeypatch: pytest.MonkeyPatch) -> None:

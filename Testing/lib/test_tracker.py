@@ -259,14 +259,21 @@ def test_a_full_memory_takes_fewer_objects_at_once_and_changes_nothing() -> None
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 16])
 def test_walks_that_share_a_seed_do_not_depend_on_how_they_are_batched(at_once: int) -> None:
-    """Both walks of a track meet a sure detection of another outline on the same step, and start again there."""
+    """Both walks of a track meet a sure detection of another outline on the same step, and start again there.
+
+    Of three objects: in batches of three the walks of one track are torn apart, and what one of them has seen must
+    not make the other look at more than those beside it.
+    """
     volume = cylinder(0, 19)
-    objects = {(0, 10): seen((volume[10] > 0, 0.95))}
-    for n in (8, 12):
-        objects[0, n] = seen((disc(8, 7 + n * 0.8), 0.9))
-    (one,) = run(FollowGrey(volume), objects, at_once=at_once)
-    assert [n for n, mask in sorted(one.masks.items()) if mask.is_seed] == [8, 10, 12]
-    assert sorted(one.masks) == list(range(20))
+    objects = {(concept, 10): seen((volume[10] > 0, 0.95)) for concept in range(3)}
+    for concept in range(3):
+        for n in (8, 12):
+            objects[concept, n] = seen((disc(8, 7 + n * 0.8), 0.9))
+    tracks = run(FollowGrey(volume), objects, at_once=at_once)
+    assert len(tracks) == 3
+    for one in tracks:
+        assert [n for n, mask in sorted(one.masks.items()) if mask.is_seed] == [8, 10, 12]
+        assert sorted(one.masks) == list(range(20))
 
 
 def test_cancel_is_taken_up_before_the_next_step() -> None:

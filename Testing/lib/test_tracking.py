@@ -140,7 +140,7 @@ def test_tracking_is_a_stage_of_the_report_only_where_it_ran() -> None:
 def test_three_views_track_and_vote_and_count_their_tracking_in_slices() -> None:
     volume, truth = rod(dim=(5, 6))
     seen: list[Progress] = []
-    settings = make_settings(speed="exact", mode="fuse", axis="all")
+    settings = make_settings(speed="exact", mode="track", axis="all")
     result = segment(volume, ["rod"], oracle(), settings, seen.append)
     assert dice(result.mask_kji(result.findings[0]), truth) > 0.98
     done = [progress.done for progress in seen if progress.stage == "tracking"]
