@@ -30,7 +30,7 @@ train-tiny: $(VENV)/.dev demo-data  ## train the tiny model again into runs/ (ho
 	$(VENV)/bin/torchrun --nproc_per_node 2 -m Training.train --config Training/recipes/tiny.yaml --resume auto
 	$(PY) -m Training.publish --run runs/tiny --out runs/tiny/model
 
-bench: $(VENV)/.dev  ## time, memory and Dice beside transformers' own SAM3: ten minutes on two cores
+bench: $(VENV)/.dev  ## time, memory and Dice beside transformers' own SAM3: half an hour or more on two cores
 	$(PY) -m Testing.benchmarks.bench
 
 bench-full: $(VENV)/.dev  ## the same, and a slice at SAM3's full size: 5 GB of memory
