@@ -43,7 +43,8 @@ def track_clips(model: MedicalSam3, tokens_ctld: Tensor, clips: Clips) -> list[A
         tracked = [past for past in range(n) if past not in clips.given_at]
         image = images.take(first + n)
         answers.append(follow(model, image, _stack(recall(n, 1, clips.given_at, tracked, limits), kept, limits)))
-        kept[n] = memorise(model, image, answers[-1]), answers[-1].pointers
+        if n < length - 1:  # nothing looks back at the last slice
+            kept[n] = memorise(model, image, answers[-1]), answers[-1].pointers
     return answers
 
 
