@@ -85,17 +85,19 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a walk finds on a slice: what to do, the mask of the tracker or, to start again, of the detector, and
-    what to remember."""
+    """What a walk finds on a slice: what to do, whether the detector shows the object too, the mask of the tracker or,
+    to start again, of the detector, and what to remember."""
 
     action: Action
+    is_recognised: bool
     mask: TrackedMask
     kept: Remembered
 
 
 @dataclass(slots=True)
 class Walk:
-    """A track on its way: what it has seen in one direction. Seeds are shared by both walks of a track."""
+    """A track on its way: what it has seen in one direction. Seeds are shared by both walks of a track; ``credit`` is
+    ``decide``'s."""
 
     track: Track
     direction: Direction
@@ -103,6 +105,7 @@ class Walk:
     last: Tensor
     seeds: dict[int, Remembered]
     seen: dict[int, Remembered] = field(default_factory=dict)
+    credit: int = 0
 
     def recall(self, limits: MemoryLimits) -> Recall:
         """What to look at on slice ``n``."""
@@ -238,7 +241,7 @@ def _see(
     logits, here, iou = answer.logits.half().cpu(), answer.here.cpu(), answer.iou.float().cpu()
     found = [objects.get((walk.track.concept, walk.n)) for walk in walks]
     verdicts = [
-        decide(logits[row] > 0, walk.last, bool(here[row] > 0), found[row], _since_seed(walk))
+        decide(logits[row] > 0, walk.last, bool(here[row] > 0), found[row], _since_seed(walk), walk.credit)
         for row, walk in enumerate(walks)
     ]
     kept = _remember(net, image, answer)
@@ -253,7 +256,7 @@ def _see(
         mask = TrackedMask(logits[row], float(here[row].sigmoid() * iou[row]), is_seed=False)
         if verdict.action == "reseed" and one is not None:
             mask = TrackedMask(one.logits[verdict.object], float(one.scores[verdict.object]), is_seed=True)
-        seen.append(Seen(verdict.action, mask, kept[row]))
+        seen.append(Seen(verdict.action, verdict.is_recognised, mask, kept[row]))
     return seen
 
 
@@ -261,6 +264,7 @@ def _write(walk: Walk, new: Seen) -> None:
     """Put what was seen into the track and into its memory."""
     if new.action == "end":
         return
+    walk.credit += 1 if new.is_recognised else -1
     memory = walk.seeds if new.action == "reseed" else walk.seen
     memory[walk.n] = new.kept
     if new.action != "wait":

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from MedicalSAM3Lib.decide import REFRESH_SLICES, Verdict, decide, explained
+from MedicalSAM3Lib.decide import PATIENCE, REFRESH_SLICES, Verdict, decide, explained
 from MedicalSAM3Lib.objects import MOST_OBJECTS, SliceObjects, iou, objects_of
 
 SIDE = 16
@@ -43,9 +43,11 @@ def test_a_part_of_the_map_that_no_query_covers_is_an_object() -> None:
     assert torch.equal(objects.logits > 0, torch.stack([shown, missed]))
 
 
-def test_without_a_confident_query_the_parts_of_the_map_are_the_objects() -> None:
-    objects = objects_of(logits(box(0, 5)), torch.tensor([0.2]), logits(box(0, 5) | box(8, 12))[0], 0.7, 0.5)
-    assert objects.scores.tolist() == pytest.approx([0.7, 0.7])
+def test_without_a_confident_query_the_map_is_one_object_in_however_many_parts() -> None:
+    shown = box(0, 5) | box(8, 12)
+    objects = objects_of(logits(box(0, 5)), torch.tensor([0.2]), logits(shown)[0], 0.7, 0.5)
+    assert objects.scores.tolist() == pytest.approx([0.7])
+    assert torch.equal(objects.logits > 0, shown[None])
 
 
 def test_nothing_is_no_object() -> None:
@@ -56,11 +58,10 @@ def test_nothing_is_no_object() -> None:
 
 
 def test_there_is_an_end_to_objects() -> None:
-    single = torch.zeros(32, 64, dtype=torch.bool)
-    single[::2, ::2] = True
-    single = single.repeat_interleave(4, 0).repeat_interleave(4, 1)
-    objects = objects_of(torch.zeros(0, 128, 256), torch.zeros(0), torch.where(single, 1.0, -1.0), 0.7, 0.5)
-    assert len(objects.scores) == MOST_OBJECTS
+    single = torch.eye(MOST_OBJECTS + 3).view(-1, 1, MOST_OBJECTS + 3) > 0
+    instances, scores = torch.where(single, 4.0, -4.0), torch.linspace(0.9, 0.6, len(single))
+    objects = objects_of(instances, scores, instances.amax(0), 0.7, 0.5)
+    assert objects.scores.tolist() == pytest.approx(scores[:MOST_OBJECTS].tolist())
 
 
 def test_overlap_by_hand() -> None:
@@ -78,8 +79,8 @@ LARGER = box(0, 16, 0, 16)
 @pytest.mark.parametrize(
     ("mask", "is_here", "seen", "since_seed", "wanted"),
     [
-        (MASK, True, None, 3, Verdict("follow")),
-        (MASK, True, found(0.95, ELSEWHERE), 3, Verdict("follow")),
+        (MASK, True, None, 3, Verdict("follow", is_recognised=False)),
+        (MASK, True, found(0.95, ELSEWHERE), 3, Verdict("follow", is_recognised=False)),
         (MASK, True, found(0.95, SIMILAR), 3, Verdict("follow")),
         (MASK, True, found(0.95, ELSEWHERE, SIMILAR), REFRESH_SLICES, Verdict("reseed", 1)),
         (MASK, True, found(0.6, SIMILAR), REFRESH_SLICES, Verdict("follow")),
@@ -89,13 +90,19 @@ LARGER = box(0, 16, 0, 16)
         (MASK, False, found(0.95, SIMILAR), 3, Verdict("reseed", 0)),
         (box(0, 0), True, found(0.95, SIMILAR), 3, Verdict("reseed", 0)),
         (MASK, False, found(0.6, SIMILAR), 3, Verdict("wait")),
-        (MASK, False, found(0.95, ELSEWHERE), 3, Verdict("end")),
-        (MASK, False, None, 3, Verdict("end")),
-        (box(0, 0), True, None, 3, Verdict("end")),
+        (MASK, False, found(0.95, ELSEWHERE), 3, Verdict("end", is_recognised=False)),
+        (MASK, False, None, 3, Verdict("end", is_recognised=False)),
+        (box(0, 0), True, None, 3, Verdict("end", is_recognised=False)),
     ],
 )
 def test_the_verdict(mask: Tensor, is_here: bool, seen: SliceObjects | None, since_seed: int, wanted: Verdict) -> None:
     assert decide(mask, MASK, is_here, seen, since_seed) == wanted
+
+
+@pytest.mark.parametrize(("credit", "action"), [(5, "follow"), (1 - PATIENCE, "follow"), (-PATIENCE, "end")])
+def test_a_tracker_that_nobody_confirms_is_not_followed_for_ever(credit: int, action: str) -> None:
+    assert decide(MASK, MASK, True, None, 3, credit) == Verdict(action, is_recognised=False)
+    assert decide(MASK, MASK, True, found(0.6, SIMILAR), 3, credit) == Verdict("follow")
 
 
 def test_a_detection_is_explained_by_the_same_outline_or_by_lying_inside() -> None:

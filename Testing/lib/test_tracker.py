@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from MedicalSAM3Lib import tracker
+from MedicalSAM3Lib.decide import PATIENCE
 from MedicalSAM3Lib.errors import Cancelled, MemoryFull
 from MedicalSAM3Lib.ladder import Batches
 from MedicalSAM3Lib.memory import MemoryLimits
@@ -156,6 +157,15 @@ def test_slices_that_the_detector_missed_are_filled() -> None:
     volume = cylinder(2, 17)
     (one,) = run(FollowGrey(volume), {(0, 5): seen((volume[5] > 0, 0.9)), (0, 15): seen((volume[15] > 0, 0.9))})
     np.testing.assert_array_equal(mask_of(one, 20), volume > 0)
+
+
+def test_a_walk_that_the_detector_never_confirms_ends_and_one_that_it_did_goes_on() -> None:
+    volume = np.tile(disc(11, 11)[None] * np.float32(7), (70, 1, 1))
+    shown = (volume[0] > 0, 0.9)
+    (alone,) = run(FollowGrey(volume), {(0, 0): seen(shown)})
+    assert max(alone.masks) == PATIENCE
+    (known,) = run(FollowGrey(volume), {(0, n): seen(shown) for n in range(21)})
+    assert max(known.masks) == 20 + 20 + PATIENCE
 
 
 def test_where_the_tracker_loses_a_surely_seen_object_the_detector_starts_it_again() -> None:
