@@ -8,6 +8,7 @@ Shapes: P concepts, N slices, s side of the model's masks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,6 +28,7 @@ from MedicalSAM3Lib.text_cache import TextCache
 STAGE = "detection"
 
 _MOST_PAIRS = 32
+_MOST_PHRASES = 16
 _CPU_VALUES = 32_000_000
 """Pyramid values of the pairs that go through a CPU at once; more gains nothing and makes a cancel wait."""
 
@@ -77,20 +79,24 @@ def encode_text(
 ) -> TextFeatures:
     """Encode P phrases ``(P, T)`` in float32: it is done once, and the whole volume hangs on it.
 
-    Each goes through the network by itself, so that no bit depends on which others are asked, or known already.
+    In a float32 run each goes through the network by itself, so that no bit depends on which others are asked, or
+    known already; together they take half of the time.
     """
-    ids, mask = input_ids.to(runtime.device), attention_mask.to(runtime.device)
-    tokens = []
-    for row in range(len(ids)):
-        phrase = slice(row, row + 1)
-        encoded = cache.find(input_ids[row], attention_mask[row]) if cache else None
-        if encoded is None:
-            with replace(runtime, dtype=torch.float32).computing():
-                encoded = net.encode_text(ids[phrase], mask[phrase]).tokens[0]
+    rows = range(len(input_ids))
+    known = [cache.find(input_ids[row], attention_mask[row]) if cache else None for row in rows]
+    new = [row for row in rows if known[row] is None]
+    at_once = 1 if runtime.dtype == torch.float32 else _MOST_PHRASES
+    for start in range(0, len(new), at_once):
+        part = new[start : start + at_once]
+        ids, mask = (tokens[part].to(runtime.device) for tokens in (input_ids, attention_mask))
+        with replace(runtime, dtype=torch.float32).computing():
+            encoded = net.encode_text(ids, mask).tokens
+        for row, tokens in zip(part, encoded, strict=True):
+            known[row] = tokens
             if cache:
-                cache.add(input_ids[row], attention_mask[row], encoded)
-        tokens.append(encoded.to(runtime.device))
-    return TextFeatures(torch.stack(tokens), mask.bool())
+                cache.add(input_ids[row], attention_mask[row], tokens)
+    tokens = torch.stack([tokens.to(runtime.device) for tokens in known if tokens is not None])
+    return TextFeatures(tokens, attention_mask.to(runtime.device).bool())
 
 
 def detect(
@@ -108,10 +114,13 @@ def detect(
     at_once = pairs_at_once(net, question.text, runtime)
     batches_of_pairs = Batches(runtime, STAGE, at_once, "pairs of slice and concept")
 
+    def share(slices: Sequence[int]) -> list[Slices]:
+        return net.share(net.pyramid(features.take(slices))).rows()
+
     def detect_batch(batch: slice) -> None:
         on_progress(Progress(STAGE, batch.start, n_slices))
         with runtime.computing():
-            shared = net.share(net.pyramid(features.tokens(batch)))
+            shared = Slices.join(features.each(STAGE, range(*batch.indices(n_slices)), share))
         rows, concepts = _pairs(batch.stop - batch.start, n_concepts)
 
         def detect_pairs(pairs: slice) -> None:

@@ -12,49 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
 from scipy import ndimage
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from MedicalSAM3Lib.fusion import SliceMap
 
 Box = tuple[slice, ...]
-
-
-class Evidence(Protocol):
-    """What speaks for the concepts in a region."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Slices, rows and columns of the region."""
-
-    def confidence(self, concept: int, n: int) -> np.ndarray | None:
-        """Confidence of a slice's pixels, 0 outside the mask: float32 ``(h, w)``; None where there is no mask."""
-
-
-@dataclass(frozen=True, slots=True)
-class StackEvidence:
-    """What was seen along one axis.
-
-    Attributes:
-        maps: (concept, slice) to its map.
-        shape: Slices, rows and columns of the region.
-        restore: Reads maps ``(m, s, s)`` on the region's pixels ``(m, h, w)``.
-    """
-
-    maps: Mapping[tuple[int, int], SliceMap]
-    shape: tuple[int, int, int]
-    restore: Callable[[Tensor], np.ndarray]
-
-    def confidence(self, concept: int, n: int) -> np.ndarray | None:
-        """As ``Evidence``."""
-        one = self.maps.get((concept, n))
-        if one is None:
-            return None
-        logits = self.restore(one.logits[None])[0]
-        confidence = np.float32(one.weight) / (1.0 + np.exp(-logits))
-        return np.where(logits > 0, confidence, np.float32(0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +29,55 @@ class Patch:
     box: Box
     values: np.ndarray
 
-    @classmethod
-    def of(cls, array: np.ndarray) -> Patch | None:
-        """Crop to the smallest box that holds all values above 0, without a copy; None where there are none."""
-        box = box_of(array > 0)
-        return None if box is None else cls(box, array[box])
+    def whole(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The array of that shape."""
+        array = np.zeros(shape, self.values.dtype)
+        array[self.box] = self.values
+        return array
 
     def within(self, box: Box) -> Box:
         """The same box, counted from the patch's own corner."""
         return tuple(
             slice(part.start - own.start, part.stop - own.start) for part, own in zip(box, self.box, strict=True)
         )
+
+
+class Evidence(Protocol):
+    """What speaks for the concepts in a region."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, rows and columns of the region."""
+
+    def claim(self, concept: int, n: int) -> Patch | None:
+        """Confidence of a slice's pixels, 0 outside the mask: float32 in a box of ``(h, w)``; None where there is no
+        mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackEvidence:
+    """What was seen along one axis.
+
+    Attributes:
+        maps: (concept, slice) to its map.
+        shape: Slices, rows and columns of the region.
+        read: Reads a map ``(s, s)`` on the region's pixels, where it can be above 0; None where it is not.
+    """
+
+    maps: Mapping[tuple[int, int], SliceMap]
+    shape: tuple[int, int, int]
+    read: Callable[[Tensor], Patch | None]
+
+    def claim(self, concept: int, n: int) -> Patch | None:
+        """As ``Evidence``."""
+        one = self.maps.get((concept, n))
+        seen = None if one is None else self.read(one.logits)
+        if one is None or seen is None:
+            return None
+        # Not NumPy: a picture has a million pixels, and PyTorch takes all cores.
+        logits = torch.from_numpy(seen.values)
+        confidence = torch.where(logits > 0, logits.sigmoid().mul_(one.weight), 0.0)
+        return Patch(seen.box, confidence.numpy())
 
 
 def box_of(mask: np.ndarray) -> Box | None:

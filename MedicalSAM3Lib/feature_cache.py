@@ -25,6 +25,10 @@ _SHARE = 0.7
 """Of the free memory; the rest is for the network at work and for other programs."""
 
 
+_DERIVED_SHARE = 0.5
+"""Of the budget, up to which there is room for what is made of features: the next volume needs some, too."""
+
+
 class FeatureCache:
     """Features of several volumes under one budget; when it is exceeded, those not asked for the longest go.
 
@@ -37,7 +41,8 @@ class FeatureCache:
 
         Args:
             budget_gb: Size of all features together in 10^9 bytes, those in temporary files included; None =
-                from the machine. A single volume may exceed it: the newest always stays.
+                from the machine. A single volume may exceed it: the newest always stays. What was made of them
+                (``derived``) takes what they leave.
         """
         self._budget_gb = budget_gb
         self._stores: OrderedDict[str, FeatureStore] = OrderedDict()
@@ -48,9 +53,9 @@ class FeatureCache:
 
     @property
     def nbytes(self) -> int:
-        """Size of all features in bytes."""
+        """Size of all features in bytes, with what was made of them."""
         with self._lock:
-            return self._held()
+            return self._held() + self._derived()
 
     def find(self, key: str) -> FeatureStore | None:
         """Features of that key, or None. They must not be closed: the cache keeps them."""
@@ -74,18 +79,35 @@ class FeatureCache:
         with self._lock:
             return self._drop_until_fits(num_bytes)
 
+    def has_room_for_derived(self, num_bytes: int) -> bool:
+        """Whether so many bytes more may be kept of what is made of features; nothing is dropped for them."""
+        with self._lock:
+            budget = memory_budget(self._budget_gb, self._in_memory())
+            return self._held() + self._derived() + num_bytes <= budget * _DERIVED_SHARE
+
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:
+            for store in self._stores.values():
+                store.derived.clear()
             self._stores.clear()
 
     def _held(self) -> int:
         return sum(store.nbytes for store in self._stores.values())
 
+    def _derived(self) -> int:
+        return sum(store.derived.nbytes for store in self._stores.values())
+
+    def _in_memory(self) -> int:
+        return sum(store.memory_bytes for store in self._stores.values()) + self._derived()
+
     def _drop_until_fits(self, num_bytes: int, taken: int = 0) -> int:
         """As ``make_room``; ``taken`` of these bytes are in memory by now, and no longer count as free."""
-        in_memory = sum(store.memory_bytes for store in self._stores.values())
-        budget = memory_budget(self._budget_gb, in_memory + taken)
+        budget = memory_budget(self._budget_gb, self._in_memory() + taken)
+        for store in self._stores.values():
+            if self._held() + self._derived() + num_bytes <= budget:
+                break
+            store.derived.clear()
         while self._stores and self._held() + num_bytes > budget:
             self._stores.popitem(last=False)
         return max(0, budget - self._held())

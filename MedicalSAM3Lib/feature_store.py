@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from MedicalSAM3Lib.derived import Derived
 from MedicalSAM3Lib.errors import RunError
 
 _FOLDER_VARIABLES = ("TMPDIR", "TEMP", "TMP")
@@ -33,6 +34,8 @@ _REMEDY = "ask for a range of slices, raise the memory budget, or set TMPDIR to 
 
 class FeatureStore:
     """Features of N slices in their own number format. What it hands out are copies, so nothing can change it.
+
+    ``derived`` keeps what was made of them, for as long as they are kept.
 
     One thread writes; when it is done, any number may read.
     """
@@ -62,6 +65,7 @@ class FeatureStore:
             self._file = _open_file((num_slices - in_memory) * self._slice_bytes)
             self._closing = weakref.finalize(self, self._file.close)
         self._is_closed = False
+        self.derived = Derived()
 
     def __len__(self) -> int:
         return self._num_slices
@@ -122,6 +126,7 @@ class FeatureStore:
     def close(self) -> None:
         """Give memory and disk back; doing it twice does no harm."""
         self._is_closed = True
+        self.derived.clear()
         self._memory = torch.empty((0, *self._shape), dtype=self._dtype)
         if self._file is not None:
             self._closing()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from MedicalSAM3Lib.model import MedicalSam3
     from MedicalSAM3Lib.model_folder import LoadedModel
     from MedicalSAM3Lib.stack import SliceStack
+
+T = TypeVar("T")
 
 STAGE = "features"
 
@@ -43,7 +45,7 @@ class TrunkFeatures:
 
     _store: FeatureStore
     _device: torch.device
-    _is_cached: bool = False
+    _cache: FeatureCache | None = None
 
     def __len__(self) -> int:
         return len(self._store)
@@ -56,6 +58,18 @@ class TrunkFeatures:
         """Copy the tokens ``(n, L, D)`` of slices in any order to the run's device."""
         return self._store.take(numbers).to(self._device)
 
+    def each(self, kind: str, slices: Sequence[int], make: Callable[[Sequence[int]], Sequence[T]]) -> list[T]:
+        """What is made of each slice whatever the concept: made here, or known from the concept before (``derived``).
+
+        Args:
+            kind: What it is.
+            slices: Numbers.
+            make: Makes those of some slices, in their order.
+        """
+        if self._cache is None or self._device.type != "cpu":
+            return list(make(slices))
+        return self._store.derived.each(kind, slices, make, self._cache.has_room_for_derived)
+
     def part(self, numbers: Sequence[int]) -> TrunkFeatures:
         """Features of some slices alone: copies, in memory."""
         tokens = self._store.take(numbers)
@@ -67,7 +81,7 @@ class TrunkFeatures:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._is_cached:
+        if self._cache is None:
             self._store.close()
 
 
@@ -97,7 +111,7 @@ def cached_features(
     else:
         for done in (0, len(stack)):
             on_progress(Progress(STAGE, done, len(stack)))
-    return TrunkFeatures(store, runtime.device, _is_cached=True)
+    return TrunkFeatures(store, runtime.device, cache)
 
 
 def encode(

@@ -8,7 +8,7 @@ Shapes: Q queries, s side of the model's masks, n h w slices, rows and columns o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -146,8 +146,9 @@ def label(
     voxels, total = dict.fromkeys(concepts, 0), dict.fromkeys(concepts, 0.0)
     for n in range(evidence.shape[0]):
         on_slice(n)
-        claims = {concept: _claim(evidence, concept, n) for concept in concepts}
-        for concept, held in _hold({key: claim for key, claim in claims.items() if claim}, rivals).items():
+        claims = {concept: evidence.claim(concept, n) for concept in concepts}
+        held_by = _hold({key: claim for key, claim in claims.items() if claim}, rivals, evidence.shape[1:])
+        for concept, held in held_by:
             mask = held.values > 0
             where: Where = (n, *held.box)
             _add_to_first_free(layers, where, mask, concept + 1)
@@ -159,28 +160,47 @@ def label(
     return Labels(*_each_in_one_layer(layers, concepts), voxels, means, confidence_map)
 
 
-def _claim(evidence: Evidence, concept: int, n: int) -> Patch | None:
-    confidence = evidence.confidence(concept, n)
-    return None if confidence is None else Patch.of(confidence)
-
-
-def _hold(claims: dict[int, Patch], rivals: set[tuple[int, int]]) -> dict[int, Patch]:
+def _hold(
+    claims: dict[int, Patch], rivals: set[tuple[int, int]], shape_hw: tuple[int, int]
+) -> Iterator[tuple[int, Patch]]:
     """What is left of the claims to a slice: 0 where a rival is surer, or as sure and earlier.
 
     Claims are compared as they were made: one that loses to a second still beats a third.
     """
-    lost = {concept: np.zeros(claim.values.shape, bool) for concept, claim in claims.items()}
-    for (concept, claim), (other, later) in combinations(claims.items(), 2):
-        common = common_box(claim.box, later.box) if (concept, other) in rivals else None
-        if common is not None:
-            here, there = claim.within(common), later.within(common)
-            wins = claim.values[here] >= later.values[there]
-            lost[concept][here] |= ~wins
-            lost[other][there] |= wins
-    return {
-        concept: Patch(claim.box, np.where(lost[concept], np.float32(0.0), claim.values))
-        for concept, claim in claims.items()
-    }
+    owner = _surest(claims, shape_hw) if rivals else None
+    for concept, claim in claims.items():
+        others = {other: each for other, each in claims.items() if other != concept}
+        against = {other for other in others if (concept, other) in rivals or (other, concept) in rivals}
+        if owner is not None and len(against) == len(others):
+            lost = owner[claim.box] != concept
+        else:
+            lost = np.zeros(claim.values.shape, bool)
+            for other in against:
+                _lose(lost, claim, others[other], is_earlier=(concept, other) in rivals)
+        yield concept, Patch(claim.box, np.where(lost, np.float32(0.0), claim.values))
+
+
+def _surest(claims: dict[int, Patch], shape_hw: tuple[int, int]) -> np.ndarray:
+    """The concept ``(h, w)`` with the highest claim to each pixel, of equal ones the first; -1 where there is none.
+
+    One pass for all: who has no friends holds what is the highest, whoever the others are.
+    """
+    best, owner = np.zeros(shape_hw, np.float32), np.full(shape_hw, -1, np.int32)
+    for concept, claim in claims.items():
+        before = best[claim.box]
+        is_surer = claim.values > before
+        np.copyto(before, claim.values, where=is_surer)
+        np.copyto(owner[claim.box], concept, where=is_surer)
+    return owner
+
+
+def _lose(lost: np.ndarray, claim: Patch, rival: Patch, is_earlier: bool) -> None:
+    """Mark, in place, where a rival is surer than a claim, or as sure and earlier."""
+    common = common_box(claim.box, rival.box)
+    if common is None:
+        return
+    ours, theirs = claim.values[claim.within(common)], rival.values[rival.within(common)]
+    lost[claim.within(common)] |= theirs > ours if is_earlier else theirs >= ours
 
 
 def _each_in_one_layer(layers: list[np.ndarray], concepts: Sequence[int]) -> tuple[list[np.ndarray], dict[int, int]]:

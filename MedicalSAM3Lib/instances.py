@@ -15,7 +15,7 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from MedicalSAM3Lib.evidence import Evidence, StackEvidence
+from MedicalSAM3Lib.evidence import Evidence, Patch, StackEvidence
 from MedicalSAM3Lib.findings import slice_range
 from MedicalSAM3Lib.fusion import Labels, SliceMap
 from MedicalSAM3Lib.geometry import canonical_of, pixel_mm
@@ -73,7 +73,7 @@ def keep_apart(
         followed = [track for track in tracks if track.concept == number]
         claims = _claims(followed, stack, box, partial(_on_slice, on_progress, done, total))
         owners = separate(mask, claims, _spacing_mm(volume, stack), stack.axis, MOST_LABELS // len(found))
-        parts = _measure(owners, partial(evidence.confidence, number), stack, box, volume.voxel_ml, last)
+        parts = _measure(owners, partial(evidence.claim, number), stack, box, volume.voxel_ml, last)
         layers[finding.layer][box][mask] = owners[mask] + last
         apart[number] = replace(finding, label=parts[0].label, instances=len(parts), objects=parts)
         last, done = parts[-1].label, done + len(mask)
@@ -128,21 +128,21 @@ def _claims(tracks: Sequence[Track], stack: SliceStack, box: Box, on_slice: Call
     owners = same_objects(tracks) + 1
     masks = {(number, n): mask for number, track in enumerate(tracks) for n, mask in track.masks.items()}
     maps = {key: SliceMap(mask.logits, mask.confidence) for key, mask in masks.items()}
-    evidence = StackEvidence(maps, stack.region_shape, stack.restore)
+    evidence = StackEvidence(maps, stack.region_shape, stack.read)
 
     def claims(n: int) -> Iterator[tuple[int, np.ndarray]]:
         on_slice(n)
         for number, owner in enumerate(owners.tolist()):
-            confidence = evidence.confidence(number, box[0].start + n)
-            if confidence is not None:
-                yield owner, confidence[box[1:]]
+            claim = evidence.claim(number, box[0].start + n)
+            if claim is not None:
+                yield owner, claim.whole(evidence.shape[1:])[box[1:]]
 
     return claims
 
 
 def _measure(
     owners: np.ndarray,
-    confidence: Callable[[int], np.ndarray | None],
+    claim: Callable[[int], Patch | None],
     stack: SliceStack,
     box: Box,
     voxel_ml: float,
@@ -153,9 +153,10 @@ def _measure(
     voxels, sums = np.zeros(count, int), np.zeros(count)
     for n, plane in enumerate(owners, start=box[0].start):
         voxels += np.bincount(plane.ravel(), minlength=count + 1)[1:]
-        of_slice = confidence(n)
+        of_slice = claim(n)
         if of_slice is not None:
-            sums += np.bincount(plane.ravel(), of_slice[box[1:]].ravel(), count + 1)[1:]
+            confidence = of_slice.whole(stack.region_shape[1:])[box[1:]]
+            sums += np.bincount(plane.ravel(), confidence.ravel(), count + 1)[1:]
     return tuple(
         ObjectPart(
             label=last + number + 1,

@@ -38,8 +38,8 @@ class Masks:
 
     def instances(self, pair: int, chosen: Tensor | slice = slice(None)) -> Tensor:
         """Mask logits ``(k, s, s)`` of some queries of a pair."""
-        pixels = self.pixels[pair]
-        drawn = torch.einsum("qc,chw->qhw", self.queries[pair, chosen].to(pixels.dtype), pixels)
+        pixels = self.pixels[pair].permute(1, 2, 0)  # as they lie in memory
+        drawn = (pixels @ self.queries[pair, chosen].to(pixels.dtype).T).permute(2, 0, 1)
         return drawn.to(self.offset.dtype) + self.offset[pair, chosen, None, None]
 
 
@@ -81,7 +81,7 @@ def draw_masks(
     # (B, C, g, g) with the channels last in memory, as the tokens lie: convolutions on CPUs are four times faster so.
     pixels = pixels.unflatten(1, (side, side)).permute(0, 3, 1, 2)
     for lateral, kernel, norm in zip(laterals, kernels, head.pixel_decoder.norms, strict=False):
-        pixels = functional.conv_transpose2d(pixels, kernel, stride=2, padding=1) + lateral
+        pixels = functional.conv_transpose2d(pixels, kernel, stride=2, padding=1).add_(lateral)
         pixels = norm(pixels).relu_()
     project = head.instance_projection
     queries = head.mask_embedder(hidden).to(project.weight.dtype)

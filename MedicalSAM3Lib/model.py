@@ -14,6 +14,7 @@ tokens, Q object queries, S input side, h w mask side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -121,6 +122,32 @@ class Slices:
             positions=self.positions[index],
             cls=self.cls[index],
             laterals=tuple(lateral[index] for lateral in self.laterals),
+        )
+
+    def rows(self) -> list[Slices]:
+        """Each slice by itself: views, not copies."""
+        return [
+            replace(
+                self,
+                tokens=self.tokens[n : n + 1],
+                positions=self.positions[n : n + 1],
+                cls=self.cls[n : n + 1],
+                laterals=tuple(lateral[n : n + 1] for lateral in self.laterals),
+            )
+            for n in range(len(self.tokens))
+        ]
+
+    @classmethod
+    def join(cls, rows: Sequence[Slices]) -> Slices:
+        """The opposite of ``rows``."""
+        if len(rows) == 1:
+            return rows[0]
+        return replace(
+            rows[0],
+            tokens=torch.cat([row.tokens for row in rows]),
+            positions=torch.cat([row.positions for row in rows]),
+            cls=torch.cat([row.cls for row in rows]),
+            laterals=tuple(torch.cat(level) for level in zip(*(row.laterals for row in rows), strict=True)),
         )
 
     def for_queries(self) -> Slices:

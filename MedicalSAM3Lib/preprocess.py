@@ -163,6 +163,12 @@ class Canvas:
         maps = _read_axis(maps, 1, self._centres(0, maps.shape[1])[rows])
         return _read_axis(maps, 2, self._centres(1, maps.shape[2])[columns])
 
+    def reached(self, axis: int, first: int, last: int, side: int) -> slice:
+        """The picture's rows (axis 0) or columns (1) that read any of a map's pixels ``first`` to ``last``."""
+        centres = self._centres(axis, side).clamp(0, side - 1)
+        inside = torch.nonzero((centres > first - 1) & (centres < last + 1))
+        return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+
     def _centres(self, axis: int, side: int) -> Tensor:
         """Positions of all picture pixels along rows (0) or columns (1), in pixels of a map of that side."""
         step = self.inner_hw[axis] / self.picture_hw[axis]

@@ -200,7 +200,7 @@ def probe_pairs(stack: SliceStack, features: TrunkFeatures, subject: Subject) ->
     model, settings, runtime, meter = subject.model, subject.settings, subject.runtime, subject.meter
     net, gate = model.model, thresholds(model.presence, stack.modality, settings)[0]
     ids, mask = model.tokenizer.encode(subject.phrases)
-    cache = text_cache(model.weights_hash, runtime.device)
+    cache = text_cache(model.weights_hash, runtime.device, runtime.dtype)
     text, text_s, _ = meter.run(lambda: encode_text(net, ids, mask, runtime, cache))
     usual = Question(text, gate, settings.rule, with_objects=settings.mode != "detect")
     most = replace(usual, calibration=gate.model_copy(update={"threshold": _OPEN}))
@@ -231,7 +231,7 @@ def _slices_to_ask(n: int, concepts: int, at_once: int) -> int:
 def _rates(stack: SliceStack, detection_s: float, detections: Detections, subject: Subject, threshold: float) -> Rates:
     """Go on from the detections of a few slices to findings, and divide by the slices."""
     concepts, run, n = range(len(subject.phrases)), subject.meter.run, len(stack)
-    evidence = StackEvidence(detections.maps, stack.region_shape, stack.restore)
+    evidence = StackEvidence(detections.maps, stack.region_shape, stack.read)
     with_map = subject.settings.confidence_map
     labels, fusion_s, _ = run(
         lambda: label(evidence, concepts, lambda one, other: False, lambda n: None, with_map=with_map)

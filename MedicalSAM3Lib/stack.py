@@ -18,7 +18,7 @@ from torch import Tensor
 
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.errors import SettingsError
-from MedicalSAM3Lib.evidence import box_of
+from MedicalSAM3Lib.evidence import Patch, box_of
 from MedicalSAM3Lib.geometry import (
     Canonical,
     canonical_of,
@@ -109,6 +109,25 @@ class SliceStack:
             for part, start in zip(self._region[1:], (top, left), strict=True)
         )
         return self.canvas.restore(maps.float(), rows, columns).cpu().numpy()
+
+    def read(self, map_ss: Tensor) -> Patch | None:
+        """Read a map ``(s, s)`` as ``restore`` does, but only around where it is above 0; None where it nowhere is."""
+        box = []
+        for axis, (part, corner) in enumerate(zip(self._region[1:], self._canvas_corner, strict=True)):
+            shown = torch.nonzero((map_ss > 0).any(1 - axis))
+            if len(shown) == 0:
+                return None
+            pixels = self.canvas.reached(axis, int(shown[0]), int(shown[-1]), len(map_ss))
+            start = part.start - corner
+            first, last = max(pixels.start - start, 0), min(pixels.stop, part.stop - corner) - start
+            if first >= last:
+                return None
+            box.append(slice(first, last))
+        rows, columns = (
+            slice(side.start + part.start - corner, side.stop + part.start - corner)
+            for side, part, corner in zip(box, self._region[1:], self._canvas_corner, strict=True)
+        )
+        return Patch(tuple(box), self.canvas.restore(map_ss[None].float(), rows, columns)[0].cpu().numpy())
 
     def to_input(self, region: np.ndarray) -> np.ndarray:
         """Put labels of the region ``(n, h, w)`` on the input's grid ``(K, J, I)``; 0 outside the region."""

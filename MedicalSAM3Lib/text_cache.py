@@ -83,14 +83,17 @@ class TextCache:
                 path.unlink(missing_ok=True)
 
 
-def text_cache(weights_hash: str, device: torch.device) -> TextCache | None:
-    """The user's cache for a model on a device; None if it is turned off, or the weights have no known hash."""
+def text_cache(weights_hash: str, device: torch.device, dtype: torch.dtype) -> TextCache | None:
+    """The user's cache for a model on a device; None if it is turned off, or the weights have no known hash.
+
+    Phrases are encoded in float32 whatever the run's format; but runs in others encode them together.
+    """
     if not weights_hash or os.environ.get(SWITCH_VARIABLE, "1") in ("", "0"):
         return None
     is_cuda = device.type == "cuda"
     processor = torch.cuda.get_device_name(device) if is_cuda else torch.backends.cpu.get_cpu_capability()
     versions = sorted(software_versions().items())
-    encoder = (weights_hash, device.type, processor, torch.get_num_threads(), versions)
+    encoder = (weights_hash, device.type, str(dtype), processor, torch.get_num_threads(), versions)
     return TextCache(home() / "cache" / "text", repr(encoder))
 
 

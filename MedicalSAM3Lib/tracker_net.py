@@ -52,9 +52,8 @@ class BoundTracker:
         missing = [n for n in needed if n not in self._kept]
         if missing:
             with self._runtime.computing():
-                images = look(self._net, self._features.take(missing))
-            for row, n in enumerate(missing):
-                self._kept[n] = images.take(torch.tensor([row], device=images.coarse.device))
+                images = self._features.each("tracking", missing, self._look)
+            self._kept.update(zip(missing, images, strict=True))
         rows = [self._kept[n] for n in needed]
         for n in needed:
             self._kept.move_to_end(n)
@@ -68,6 +67,10 @@ class BoundTracker:
         )
         number = {n: row for row, n in enumerate(needed)}
         return stacked.take(torch.tensor([number[n] for n in slices], device=stacked.coarse.device))
+
+    def _look(self, slices: Sequence[int]) -> list[SliceImage]:
+        images = look(self._net, self._features.take(slices))
+        return [images.take(torch.tensor([row], device=images.coarse.device)) for row in range(len(slices))]
 
     def take_mask(self, image: SliceImage, logits_bss: Tensor) -> Answer:
         """Start from the sign of the detector's logits ``(B, s, s)``, drawn at the size of the input."""

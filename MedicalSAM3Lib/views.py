@@ -55,7 +55,7 @@ class View:
     @property
     def evidence(self) -> StackEvidence:
         """What the maps say on the region's pixels."""
-        return StackEvidence(self.detections.maps, self.stack.region_shape, self.stack.restore)
+        return StackEvidence(self.detections.maps, self.stack.region_shape, self.stack.read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def _look(
     with features:
         with watch.stage("detection"):
             place_for("text", net, runtime)
-            text = encode_text(net, ids, mask, runtime, text_cache(model.weights_hash, runtime.device))
+            text = encode_text(net, ids, mask, runtime, text_cache(model.weights_hash, runtime.device, runtime.dtype))
             place_for("detector", net, runtime)
             question = Question(text, calibration, settings.rule, with_objects=settings.mode != "detect")
             detections = detect(features, net, question, runtime, on_progress)

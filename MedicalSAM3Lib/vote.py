@@ -37,14 +37,12 @@ class VotedEvidence:
     shape: tuple[int, int, int]
     patches: Mapping[int, Patch]
 
-    def confidence(self, concept: int, n: int) -> np.ndarray | None:
+    def claim(self, concept: int, n: int) -> Patch | None:
         """As ``Evidence``."""
         patch = self.patches.get(concept)
         if patch is None or not patch.box[0].start <= n < patch.box[0].stop:
             return None
-        confidence = np.zeros(self.shape[1:], np.float32)
-        confidence[patch.box[1:]] = patch.values[n - patch.box[0].start]
-        return confidence
+        return Patch(patch.box[1:], patch.values[n - patch.box[0].start].astype(np.float32))
 
 
 def median_presence(views: Sequence[View]) -> np.ndarray:
@@ -103,8 +101,7 @@ def _poll(views: Sequence[View], concept: int, on_slice: Callable[[], None]) -> 
         total, votes, evidence = view.stack.from_input(total_kji), view.stack.from_input(votes_kji), view.evidence
         for n in range(len(view.stack)):
             on_slice()
-            confidence = evidence.confidence(concept, n)
-            seen = None if confidence is None else Patch.of(confidence)
+            seen = evidence.claim(concept, n)
             if seen is not None:
                 total[n][seen.box] += seen.values
                 votes[n][seen.box] += seen.values > 0
@@ -127,5 +124,5 @@ def _agreement(one: Evidence, other: Evidence, concept: int) -> np.ndarray:
 
 
 def _mask(evidence: Evidence, concept: int, n: int) -> np.ndarray:
-    confidence = evidence.confidence(concept, n)
-    return np.zeros(evidence.shape[1:], bool) if confidence is None else confidence > 0
+    claim = evidence.claim(concept, n)
+    return np.zeros(evidence.shape[1:], bool) if claim is None else claim.whole(evidence.shape[1:]) > 0

@@ -129,7 +129,7 @@ def _video(model: LoadedModel, kind: type[Sam3VideoModel]) -> Side:
 def _masks(maps: Maps, found: Sequence[int], stack: SliceStack, concepts: Sequence[str]) -> Masks:
     """Put maps on the input's grid as ours are: concepts that are there compete for voxels, ties by name."""
     ordered = sorted(found, key=lambda concept: concepts[concept])
-    evidence = StackEvidence(maps, stack.region_shape, stack.restore)
+    evidence = StackEvidence(maps, stack.region_shape, stack.read)
     labels = label(evidence, ordered, lambda one, other: False, lambda n: None)
     layer = stack.to_input(labels.layers[0])
     return {phrase: layer == number + 1 for number, phrase in enumerate(concepts)}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from MedicalSAM3Lib.errors import Cancelled
-from MedicalSAM3Lib.evidence import StackEvidence
+from MedicalSAM3Lib.evidence import Patch, StackEvidence
 from MedicalSAM3Lib.fusion import Labels, SliceMap, agreement, fuse_slice, label
 
 SEMANTIC = torch.tensor([[4.0, -4.0, -4.0]])
@@ -15,8 +15,8 @@ INSTANCES = torch.tensor([[[-3.0, 3.0, -3.0]], [[-2.0, -2.0, 2.0]], [[5.0, 5.0, 
 SCORES = torch.tensor([0.6, 0.8, 0.5])
 
 
-def direct(maps: torch.Tensor) -> np.ndarray:
-    return maps.float().numpy()
+def direct(logits: torch.Tensor) -> Patch:
+    return Patch(tuple(slice(0, side) for side in logits.shape), logits.float().numpy())
 
 
 def keep_on(n: int) -> None:

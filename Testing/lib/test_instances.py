@@ -75,7 +75,7 @@ def apart(
         both = {key: torch.maximum(one.logits, maps[key].logits) for key, one in followed.items() if key in maps}
         joined = {key: SliceMap(logits, 0.9) for key, logits in both.items()}
         detections = replace(detections, maps={**maps, **followed, **joined})
-    evidence = StackEvidence(detections.maps, stack.region_shape, stack.restore)
+    evidence = StackEvidence(detections.maps, stack.region_shape, stack.read)
     labels = label(evidence, range(len(concepts)), lambda *_: options.get("overlap") == "keep", lambda n: None)
     findings = make_findings(
         concepts, [Verdict("found", 0.9)] * len(concepts), detections, labels, stack, 0.0, volume.voxel_ml
@@ -197,7 +197,7 @@ def test_nothing_at_all_is_no_object() -> None:
     labels = Labels([np.zeros((2, SIDE, SIDE), np.uint16)], {}, {}, {})
     volume = Volume(np.zeros((2, SIDE, SIDE), np.float32), np.eye(4))
     stack = prepare(volume, PreprocessSpec(image_size=SIDE), make_settings(axis="2"))
-    nothing = StackEvidence({}, stack.region_shape, stack.restore)
+    nothing = StackEvidence({}, stack.region_shape, stack.read)
     findings, layers = keep_apart([Finding("rib", "not_found")], labels, [], nothing, stack, volume, lambda _: None)
     assert findings == (Finding("rib", "not_found"),)
     assert not layers[0].any()

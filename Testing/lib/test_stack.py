@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from MedicalSAM3Lib.config import make_settings
 from MedicalSAM3Lib.errors import SettingsError
@@ -149,3 +151,25 @@ def test_one_axis_is_one_stack(axis):
 def test_slices_beyond_the_first_axis_are_refused_for_all_axes():
     with pytest.raises(SettingsError, match="slices: expected a range within 0:10, got 4:11"):
         prepare_all(ct(), SPEC, make_settings(axis="all", slices=(4, 11)))
+
+
+@given(
+    crop=st.sampled_from(["body", "none"]),
+    roi=st.sampled_from([None, (0, 50, 0, 40, 0, 10), (17, 25, 12, 31, 2, 9), (40, 50, 30, 40, 0, 1)]),
+    box=st.tuples(*(st.integers(0, 11) for _ in range(4))),
+    side=st.sampled_from([12, 48]),
+)
+def test_reading_around_what_a_map_shows_misses_nothing(crop, roi, box, side):
+    stack = prepare(ct(), SPEC.model_copy(update={"crop": crop}), make_settings(roi=roi))
+    shown = torch.full((side, side), -2.0)
+    shown[box[0] : box[1] + 1, box[2] : box[3] + 1] = 3.0
+    whole = stack.restore(shown[None])[0]
+    patch = stack.read(shown)
+    read = np.zeros_like(whole) if patch is None else patch.whole(whole.shape)
+    np.testing.assert_array_equal(np.where(read > 0, read, 0), np.where(whole > 0, whole, 0))
+    if patch is not None:
+        np.testing.assert_array_equal(patch.values, whole[patch.box])
+
+
+def test_a_map_that_shows_nothing_is_not_read():
+    assert prepare(ct(), SPEC, make_settings()).read(torch.full((12, 12), -1.0)) is None

@@ -26,6 +26,7 @@ from Testing.lib.phantoms import spheres
 from Testing.lib.small_world import save_small_model
 
 CPU = torch.device("cpu")
+EXACT = torch.float32
 EXACT = Runtime(CPU, torch.float32)
 HASH = "a" * 64
 
@@ -63,7 +64,7 @@ class Counted:
 
 
 def test_the_same_bits_with_and_without_in_any_company(small):
-    cache = Counted(text_cache(small.weights_hash, CPU))
+    cache = Counted(text_cache(small.weights_hash, CPU, EXACT))
     fresh = encode(small, "liver", "left kidney", "urinary bladder")
     for _ in range(2):
         kept = encode(small, "liver", "left kidney", "urinary bladder", cache=cache)
@@ -85,11 +86,11 @@ def test_the_pipeline_encodes_a_phrase_once(folder):
 
 
 def test_the_switch_and_an_unknown_model_turn_it_off(monkeypatch):
-    assert text_cache(HASH, CPU) is not None
-    assert text_cache("", CPU) is None
+    assert text_cache(HASH, CPU, EXACT) is not None
+    assert text_cache("", CPU, EXACT) is None
     for off in ("0", ""):
         monkeypatch.setenv("MEDSAM3_TEXT_CACHE", off)
-        assert text_cache(HASH, CPU) is None
+        assert text_cache(HASH, CPU, EXACT) is None
 
 
 IDS, MASK = torch.tensor([5, 6, 7, 0]), torch.tensor([1, 1, 1, 0])
@@ -97,18 +98,18 @@ TOKENS = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 
 
 def test_an_entry_is_that_of_its_weights_ids_mask_and_machine(monkeypatch):
-    text_cache(HASH, CPU).add(IDS, MASK, TOKENS)
-    assert torch.equal(text_cache(HASH, CPU).find(IDS, MASK), TOKENS)
-    assert text_cache("b" * 64, CPU).find(IDS, MASK) is None
-    assert text_cache(HASH, torch.device("mps")).find(IDS, MASK) is None
-    assert text_cache(HASH, CPU).find(IDS.flip(0), MASK) is None
-    assert text_cache(HASH, CPU).find(IDS, torch.ones_like(MASK)) is None
+    text_cache(HASH, CPU, EXACT).add(IDS, MASK, TOKENS)
+    assert torch.equal(text_cache(HASH, CPU, EXACT).find(IDS, MASK), TOKENS)
+    assert text_cache("b" * 64, CPU, EXACT).find(IDS, MASK) is None
+    assert text_cache(HASH, torch.device("mps"), EXACT).find(IDS, MASK) is None
+    assert text_cache(HASH, CPU, EXACT).find(IDS.flip(0), MASK) is None
+    assert text_cache(HASH, CPU, EXACT).find(IDS, torch.ones_like(MASK)) is None
     monkeypatch.setattr(module, "software_versions", lambda: {"torch": "another"})
-    assert text_cache(HASH, CPU).find(IDS, MASK) is None
+    assert text_cache(HASH, CPU, EXACT).find(IDS, MASK) is None
 
 
 def test_nothing_in_the_folder_names_a_phrase_and_nobody_else_may_look(small, folder):
-    encode(small, "unicorn", cache=text_cache(small.weights_hash, CPU))
+    encode(small, "unicorn", cache=text_cache(small.weights_hash, CPU, EXACT))
     (file,) = folder.iterdir()
     assert "unicorn" not in file.name
     assert b"unicorn" not in file.read_bytes()
@@ -121,7 +122,7 @@ def test_nothing_in_the_folder_names_a_phrase_and_nobody_else_may_look(small, fo
     ["empty", "cut", "flipped bit", "no file of this kind", "other key", "other format", "other shape", "no digest"],
 )
 def test_a_damaged_file_is_ignored_and_written_anew(damage, folder):
-    cache = text_cache(HASH, CPU)
+    cache = text_cache(HASH, CPU, EXACT)
     cache.add(IDS, MASK, TOKENS)
     (path,) = folder.iterdir()
     whole = path.read_bytes()
@@ -142,7 +143,7 @@ def test_a_damaged_file_is_ignored_and_written_anew(damage, folder):
 
 
 def test_what_was_read_does_not_hang_on_the_file(folder):
-    cache = text_cache(HASH, CPU)
+    cache = text_cache(HASH, CPU, EXACT)
     cache.add(IDS, MASK, TOKENS)
     found = cache.find(IDS, MASK)
     (path,) = folder.iterdir()
@@ -155,7 +156,7 @@ def test_what_was_read_does_not_hang_on_the_file(folder):
 
 @pytest.mark.parametrize("obstacle", ["file for a folder", "folder for a file", "full disk"])
 def test_a_folder_that_cannot_be_used_ends_no_run(obstacle, small, folder, monkeypatch):
-    cache = text_cache(small.weights_hash, CPU)
+    cache = text_cache(small.weights_hash, CPU, EXACT)
     fresh = encode(small, "liver")
     if obstacle == "file for a folder":
         folder.parent.parent.joinpath("cache").write_text("in the way", encoding="ascii")
@@ -177,7 +178,7 @@ def test_a_folder_that_cannot_be_used_ends_no_run(obstacle, small, folder, monke
 
 def test_the_oldest_go_when_there_are_many(folder, monkeypatch):
     monkeypatch.setattr(module, "_MOST_FILES", 3)
-    cache = text_cache(HASH, CPU)
+    cache = text_cache(HASH, CPU, EXACT)
     for number in range(5):
         cache.add(IDS + number, MASK, TOKENS)
         newest = max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)

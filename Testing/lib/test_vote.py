@@ -63,9 +63,9 @@ def volume_of(evidence: VotedEvidence, views: list[View]) -> np.ndarray:
     """Confidence of concept 0 on the input's grid."""
     region = np.zeros(evidence.shape, np.float32)
     for n in range(evidence.shape[0]):
-        one = evidence.confidence(0, n)
+        one = evidence.claim(0, n)
         if one is not None:
-            region[n] = one
+            region[n] = one.whole(region[n].shape)
     return views[0].stack.to_input(region)
 
 
@@ -133,7 +133,7 @@ def test_views_that_share_no_voxel_leave_no_mask():
         mask[2 * k] = True
     evidence, detections = vote(three_views(masks), [0], keep_on)
     assert evidence.patches == {}
-    assert all(evidence.confidence(0, n) is None for n in range(SIDE))
+    assert all(evidence.claim(0, n) is None for n in range(SIDE))
     assert detections.maps == {}
 
 
