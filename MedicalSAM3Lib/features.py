@@ -160,8 +160,10 @@ def _run_trunk(
     try:
         store.put(slice(0, 1), first)
         size = slices_at_once(first, runtime)
-        size = compiling.few_sizes(size) if compiling.pays(runtime, len(stack)) else size
-        _run_batches(stack, trunk, Batches(runtime, STAGE, size), store, runtime, on_progress)
+        compiled = compiling.pays(net, runtime, len(stack))
+        batches = Batches(runtime, STAGE, compiling.few_sizes(size) if compiled else size)
+        with trunk.compiled(compiled):
+            _run_batches(stack, trunk, batches, store, runtime, on_progress)
         on_progress(Progress(STAGE, len(stack), len(stack)))
     except BaseException:  # cancelled, too: half of the slices are of no use to anybody
         store.close()
@@ -179,7 +181,7 @@ def _run_batches(
 ) -> None:
     """All slices but the first, with what goes on beside the network."""
     behind = TokensBehind(store)
-    with PicturesAhead(stack, runtime.device) as ahead, trunk.compiled(compiling.pays(runtime, len(stack))):
+    with PicturesAhead(stack, runtime.device) as ahead:
 
         def encode_batch(batch: slice) -> None:
             on_progress(Progress(STAGE, batch.start, len(stack)))

@@ -126,9 +126,9 @@ class Ladder:
         try:
             yield
         finally:
-            self.runtime.release()
+            self.runtime.give_back()
             place_if_it_fits(net, replace(started, device=home))  # by now another program may be there
-            started.release()
+            started.give_back()
 
     def _step_up(self, is_main: bool) -> None:
         """Take the next rung.

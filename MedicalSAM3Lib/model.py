@@ -163,6 +163,7 @@ class MedicalSam3(nn.Module):
         config.vision_config.backbone_config.layer_norm_eps = VIT_LAYER_NORM_EPS
         self.config = config
         self.tracker_config = tracker_config
+        self.has_graphs = False  # whether this process has compiled the trunk (``compiling``)
         self.detector_model = Sam3Model(config)
         self.tracker_model: nn.Module | None = None
         self.tracker_neck: nn.Module | None = None

@@ -64,8 +64,15 @@ class Runtime:
             net.to(self.device).eval()
 
     def release(self) -> None:
-        """Give memory that nothing uses any more back to the device, for the next try and for other programs."""
+        """Give memory that nothing uses any more back to the device, for the next try and for other programs.
+
+        After an error only: what an exception passed may hold on to it in circles.
+        """
         gc.collect()
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Give memory that nothing uses any more back to the device."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         elif self.device.type == "mps":

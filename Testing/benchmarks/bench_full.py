@@ -1,9 +1,10 @@
 """SAM3's full size, random weights, every gate open: what a concept costs, and what it could cost at best.
 
-One slice on a CPU, sixteen on a GPU, which is made for many at once; all times are of one slice. t is the trunk's time on a slice and d that of one concept, with a sixteenth of the neck, which runs once a slice.
-Full forwards cost 16 (t + d), sharing the trunk costs t + 16 d; the bound is the one by the other. It stands here
-twice: with the d of ``transformers``' detector, and with that of ours, which shares more than the trunk. The 860
-million weights take 3.4 GB, the whole section minutes on two cores.
+One slice on a CPU, sixteen on a GPU, which is made for many at once; all times are of one slice. t is the trunk's time
+and d that of one concept, with a sixteenth of the neck, which runs once a slice. Full forwards cost 16 (t + d), sharing
+the trunk costs t + 16 d; the bound is the one by the other. It stands here twice: with the d of ``transformers``'
+detector, and with that of ours, which shares more than the trunk. The 860 million weights take 3.4 GB, the whole
+section minutes on two cores.
 """
 
 from __future__ import annotations

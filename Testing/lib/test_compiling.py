@@ -37,7 +37,12 @@ N_SLICES = 12
 def test_only_half_formats_on_a_gpu_and_only_for_many_slices(
     device: torch.device, dtype: torch.dtype, n_slices: int, expected: bool
 ) -> None:
-    assert pays(Runtime(device, dtype), n_slices) == expected
+    net = small_sam3()
+    net.has_graphs = False
+    assert pays(net, Runtime(device, dtype), n_slices) == expected
+    net.has_graphs = True
+    assert pays(net, Runtime(device, dtype), 1) == (device == GPU and dtype == torch.bfloat16)
+    net.has_graphs = False  # the network is shared
 
 
 def test_batch_sizes_are_few() -> None:
