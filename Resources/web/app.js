@@ -15,24 +15,23 @@ const results = new Results(viewer);
 const concepts = new ConceptField(update);
 const page = { volume: null, job: null, running: false, opening: null, limits: {} };
 
-/** Waits for the reader to type a token; several requests may wait for the same one. */
-let waiting = null;
+/** Requests that wait for the reader to type a token; all go on with the same one. */
+let waiting = [];
 onUnauthorised((message) => {
   byId("token-text").textContent = message;
   byId("token-form").hidden = false;
   byId("token").focus();
-  waiting ??= new Promise((resolve) => {
-    byId("token-form").addEventListener("submit", (event) => {
-      event.preventDefault();
-      keepToken(byId("token").value.trim());
-      byId("token").value = "";
-      byId("token-form").hidden = true;
-      waiting = null;
-      resolve();
-    }, { once: true });
-  });
-  return waiting;
+  return new Promise((resolve) => { waiting.push(resolve); });
 });
+
+function useToken() {
+  keepToken(byId("token").value.trim());
+  byId("token").value = "";
+  byId("token-form").hidden = true;
+  const all = waiting;
+  waiting = [];
+  all.forEach((resolve) => resolve());
+}
 
 function showError(error) {
   byId("error").hidden = !error;
@@ -185,6 +184,10 @@ async function download(format) {
 }
 
 function wire() {
+  byId("token-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (byId("token").value.trim()) useToken();
+  });
   byId("open-file").addEventListener("click", () => byId("file").click());
   byId("open-folder").addEventListener("click", () => byId("folder").click());
   for (const id of ["file", "folder"]) {
@@ -221,12 +224,11 @@ async function start() {
     const { model, limits } = await getJson("v1/capabilities");
     page.limits = limits ?? {};
     byId("model-line").textContent = model?.demonstration
-      ? `Demonstration model ${model.name}: it shows that the parts work together and is no clinical model.`
+      ? "Demonstration model: it shows that the parts work, and no more."
       : `Model ${model?.name ?? "unknown"}.`;
     const samples = await getJson("v1/samples");
     byId("samples").replaceChildren(...samples.map(({ name, title }) => {
-      const button = element("button", { type: "button", textContent: "Open the sample", title });
-      if (samples.length > 1) button.textContent = `Open ${title}`;
+      const button = element("button", { type: "button", textContent: samples.length > 1 ? title : "Sample", title });
       button.addEventListener("click", () => openSample(name));
       return button;
     }));

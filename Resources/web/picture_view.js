@@ -37,7 +37,7 @@ export class PictureView {
   }
 
   draw() {
-    const context = this.canvas.getContext("2d");
+    const context = this.canvas.getContext("2d", { willReadFrequently: true });
     context.drawImage(this.picture, 0, 0);
     if (!this.segments.length) return;
     const [, height, width] = this.shapeKji;

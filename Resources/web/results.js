@@ -50,7 +50,9 @@ export class Results {
     byId("findings").setAttribute("aria-busy", String(busy));
     byId("findings").replaceChildren(...this.lines.map((finding, index) => {
       const own = segments.filter((segment) => segment.finding === index);
-      return element("li", {}, head(finding), ...this.facts(finding, how), ...this.review(finding, own, how), ...this.switches(own));
+      const alone = own.length === 1 ? this.controls(own[0]) : null;
+      const several = own.length > 1 ? [element("ul", { className: "segments" }, ...own.map((segment) => this.line(segment)))] : [];
+      return element("li", {}, head(finding, alone), ...this.facts(finding, how), ...this.review(finding, own, how), ...several);
     }));
   }
 
@@ -80,29 +82,33 @@ export class Results {
     return [element("div", { className: "review row", role: "group", "aria-label": "Slices to review" }, "Slices to review ", ...buttons, more)];
   }
 
-  /** Show or hide each segment, and go to its middle. */
-  switches(segments) {
-    if (!segments.length) return [];
-    return [element("ul", { className: "segments" }, ...segments.map((segment) => {
-      const box = element("input", { type: "checkbox", checked: segment.shown });
-      box.addEventListener("change", () => {
-        segment.shown = box.checked;
-        this.viewer.repaint();
-      });
-      const go = element("button", { type: "button", textContent: "Go to", "aria-label": `Go to ${segment.name}` });
-      go.addEventListener("click", () => segment.box_kji && this.viewer.goTo(centre(segment.box_kji)));
-      const name = segments.length > 1 ? `Show ${segment.name}` : "Show in the views";
-      return element("li", {}, element("label", {}, box, name, element("span", { className: "unseen" }, ` ${segment.name}`)), go);
-    }))];
+  /** A box that shows or hides a segment, and a button that goes to its middle. */
+  controls(segment) {
+    const box = element("input", { type: "checkbox", checked: segment.shown, "aria-label": `Show ${segment.name}` });
+    box.addEventListener("change", () => {
+      segment.shown = box.checked;
+      this.viewer.repaint();
+    });
+    const go = element("button", { type: "button", textContent: "Go to", "aria-label": `Go to ${segment.name}` });
+    go.addEventListener("click", () => segment.box_kji && this.viewer.goTo(centre(segment.box_kji)));
+    return { box, go };
+  }
+
+  /** One object of several of a concept. */
+  line(segment) {
+    const { box, go } = this.controls(segment);
+    return element("li", {}, element("label", {}, box, segment.name), go);
   }
 }
 
-function head(finding) {
+function head(finding, controls) {
   const swatch = element("span", { className: `swatch${finding.state === "found" ? "" : " none"}`, "aria-hidden": "true" });
   // A property set by script is no inline style to a content security policy.
   if (finding.state === "found") swatch.style.backgroundColor = `rgb(${finding.colour.join(" ")})`;
   const state = element("span", { className: `state ${finding.state}` }, finding.word ?? STATES[finding.state]);
-  return element("div", { className: "head" }, swatch, element("span", { className: "name" }, finding.phrase), state);
+  const name = element("span", { className: "name" }, finding.phrase);
+  const label = element("label", { className: "name row" }, ...(controls ? [controls.box] : []), swatch, name);
+  return element("div", { className: "head" }, label, state, ...(controls ? [controls.go] : []));
 }
 
 const note = (text) => (text ? [element("p", { className: "muted" }, text)] : []);

@@ -46,9 +46,8 @@ export class Viewer {
     view.setOpacity(Number(byId("opacity").value));
     if (picture) return;
     byId("view").value = "all";
-    byId("preset").value = "auto";
     this.makeSliders();
-    this.showWindow();
+    this.preset(this.volumes.isCt("") ? "soft" : "auto");
   }
 
   clear() {

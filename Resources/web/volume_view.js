@@ -3,7 +3,13 @@
 import { arrayAxes, toMm, toVoxel } from "./geometry.js";
 import { paintAll } from "./masks.js";
 
-const PLANES = { all: "MULTIPLANAR", axial: "AXIAL", coronal: "CORONAL", sagittal: "SAGITTAL", render: "RENDER" };
+const PLANES = { axial: "AXIAL", coronal: "CORONAL", sagittal: "SAGITTAL", render: "RENDER" };
+/** Left, top, width and height of axial, coronal, sagittal and 3D, in parts of a wide and of a tall canvas. */
+const WIDE = [[0, 0, 0.58, 1], [0.58, 0, 0.42, 0.28], [0.58, 0.28, 0.42, 0.28], [0.58, 0.56, 0.42, 0.44]];
+const TALL = [[0, 0, 1, 0.5], [0, 0.5, 0.5, 0.25], [0, 0.75, 0.5, 0.25], [0.5, 0.5, 0.5, 0.5]];
+/** Grey with little body, so that the segments are seen inside the patient in 3D. */
+const GLASS = { R: [0, 255], G: [0, 255], B: [0, 255], A: [0, 70], I: [0, 255] };
+const CT_AIR = -900;
 const UINT8 = 2;
 const UINT16 = 512;
 const LABEL_INTENT = 1002;
@@ -18,13 +24,16 @@ export class VolumeView {
   }
 
   async start() {
-    const { Niivue, SHOW_RENDER } = globalThis.niivue;
+    const { Niivue } = globalThis.niivue;
     this.nv = new Niivue({
       backColor: [0, 0, 0, 1], crosshairColor: [0.36, 0.76, 0.79, 0.8], fontColor: [0.75, 0.8, 0.85, 1], crosshairGap: 4,
-      isRadiologicalConvention: true, multiplanarShowRender: SHOW_RENDER.ALWAYS, dragAndDropEnabled: false,
-      scrollRequiresFocus: false, loadingText: "", logLevel: "error", isOrientCube: false, multiplanarEqualSize: false,
+      isRadiologicalConvention: true, dragAndDropEnabled: false, loadingText: "", logLevel: "silent", crosshairWidth: 0.5,
     });
     await this.nv.attachToCanvas(this.canvas);
+    this.nv.addColormap("glass", GLASS);
+    this.nv.setRenderAzimuthElevation(150, 35);
+    this.nv.setScale(1.5);
+    new ResizeObserver(() => this.layOut()).observe(this.canvas);
     this.nv.onLocationChange = ({ mm, values }) => this.onMove({ ijk: this.voxelAt(mm), value: values[0]?.value });
   }
 
@@ -39,8 +48,9 @@ export class VolumeView {
     this.shapeKji = [image.hdr.dims[3], image.hdr.dims[2], image.hdr.dims[1]];
     this.auto = [image.cal_min, image.cal_max];
     this.axes = arrayAxes(this.affine);
+    image.colormap = "glass";
     this.nv.addVolume(image);
-    this.nv.setSliceType(this.nv.sliceTypeMultiplanar);
+    this.setView("all");
     this.goTo(this.shapeKji.map((size) => Math.floor(size / 2)));
   }
 
@@ -101,7 +111,26 @@ export class VolumeView {
 
   window() { return [this.image.cal_min, this.image.cal_max]; }
 
-  setView(name) { this.nv.setSliceType(globalThis.niivue.SLICE_TYPE[PLANES[name]]); }
+  /** CT by its header or, as NIfTI has no modality, by the air around the patient. */
+  isCt(modality) { return modality === "CT" || (!modality && this.image.global_min <= CT_AIR); }
+
+  setView(name) {
+    this.viewName = name;
+    this.layOut();
+  }
+
+  layOut() {
+    const { SLICE_TYPE: types } = globalThis.niivue;
+    if (this.viewName in PLANES) {
+      this.nv.clearCustomLayout();
+      this.nv.setSliceType(types[PLANES[this.viewName]]);
+      return;
+    }
+    const places = this.canvas.clientWidth > this.canvas.clientHeight ? WIDE : TALL;
+    const order = [types.AXIAL, types.CORONAL, types.SAGITTAL, types.RENDER];
+    this.nv.setSliceType(types.MULTIPLANAR);
+    this.nv.setCustomLayout(order.map((sliceType, index) => ({ sliceType, position: places[index] })));
+  }
 
   /** Moves the cross-hair to a voxel k, j, i. */
   goTo([k, j, i]) {

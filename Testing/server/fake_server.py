@@ -8,13 +8,15 @@ import io
 import json
 import threading
 import time
-from dataclasses import dataclass, field
+import zipfile
+from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import SimpleITK as sitk
 from PIL import Image
 
 from MedicalSAM3Lib.concepts import load_concepts
@@ -48,13 +50,13 @@ class Job:
 
 
 class World:
-    """What the server knows. A test sets ``masks`` and holds jobs with ``go``."""
+    """What the server knows. A test sets ``masks``; with a ``gate`` a job waits there at its start and before each concept."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.url = ""
         self.masks: dict[str, np.ndarray] = {}
-        self.go = threading.Event()
-        self.go.set()
+        self.gate: threading.Semaphore | None = None
         self.token = ""
         self.drops = 0
         self.volumes: dict[str, Volume] = {}
@@ -85,7 +87,7 @@ class World:
             self.tell(job, "done", {})
 
     def wait(self, job: Job) -> None:
-        while not self.go.wait(0.02) and job.state != "cancelled":
+        while self.gate and job.state != "cancelled" and not self.gate.acquire(timeout=0.02):
             pass
 
     def say_progress(self, job: Job, stage: str, done: int, total: int) -> None:
@@ -116,8 +118,7 @@ def finding_of(phrase: str, mask: np.ndarray | None, label: int, volume: Volume)
 
 
 def json_of(finding: Finding) -> dict[str, Any]:
-    from dataclasses import asdict
-
+    """As the report has it."""
     return asdict(finding)
 
 
@@ -138,6 +139,14 @@ def segments_of(job: Job) -> list[dict[str, Any]]:
         for index, (at, finding) in enumerate(found)
         if job.segmentation
     ]  # fmt: skip
+
+
+def unpacked(path: Path) -> Path:
+    """A folder with what a zip holds."""
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        archive.extractall(path.with_suffix(""))
+    return path.with_suffix("")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -227,8 +236,6 @@ class Handler(BaseHTTPRequestHandler):
             buffer = io.BytesIO()
             Image.fromarray(volume.array[0].astype(np.uint8)).save(buffer, "PNG")
             return self.reply(buffer.getvalue(), "image/png")
-        import SimpleITK as sitk
-
         image = sitk.GetImageFromArray(volume.array)
         set_affine(image, volume.ijk_to_lps)
         path = self.world.folder / "preview.nii"
@@ -263,7 +270,7 @@ class Handler(BaseHTTPRequestHandler):
         path = self.world.folder / f"{name}-{upload['filename']}"
         path.write_bytes(upload["data"])
         try:
-            self.world.volumes[name] = read_volume(path)
+            self.world.volumes[name] = read_volume(unpacked(path) if path.suffix == ".zip" else path)
         except Exception:
             return self.refuse(422, "unreadable", "Expected an image, got a file that is damaged; export it again.")
         return self.volume(name)
