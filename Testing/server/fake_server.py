@@ -184,7 +184,9 @@ class Handler(BaseHTTPRequestHandler):
     def page(self, name: str) -> None:
         data = resource("web", name).read_bytes()
         extra = {"Content-Encoding": "gzip"} if name.endswith(".gz") else {}
-        self.reply(data, TYPES[Path(name).suffix], {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache", **extra})
+        self.reply(
+            data, TYPES[Path(name).suffix], {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache", **extra}
+        )
 
     def reply(self, data: bytes, kind: str, headers: dict[str, str] | None = None, status: int = 200) -> None:
         self.send_response(status)
@@ -301,9 +303,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(404, "job", "Expected a job of yours.")
         if not rest:
             return self.answer(self.job(job))
-        return {"events": self.events, "segments": self.mask, "segmentation": self.file, "report": self.report}[rest[0]](
-            job, *rest[1:]
-        )
+        return {"events": self.events, "segments": self.mask, "segmentation": self.file, "report": self.report}[
+            rest[0]
+        ](job, *rest[1:])
 
     def report(self, job: Job) -> None:
         self.answer({"schema_version": "1", "run": {"axis": 2}, "findings": [json_of(one) for one in job.findings]})

@@ -61,7 +61,9 @@ def organs() -> dict[str, np.ndarray]:
 @pytest.fixture
 def page(browser: Browser, world: World) -> Iterator[Page]:
     """The page, opened. It talks to nobody but its server, throws nothing, and keeps the content policy."""
-    context = browser.new_context(viewport={"width": 1000, "height": 640}, color_scheme="light", reduced_motion="reduce")
+    context = browser.new_context(
+        viewport={"width": 1000, "height": 640}, color_scheme="light", reduced_motion="reduce"
+    )
     context.set_default_timeout(PATIENCE_MS)
     expect.set_options(timeout=PATIENCE_MS)
     page = context.new_page()
@@ -88,6 +90,25 @@ def at_home(url: str, home: str) -> bool:
 def open_sample(page: Page) -> None:
     page.get_by_role("button", name="Sample").click()
     expect(page.locator("#image-line")).to_contain_text("256 × 256 × 20 voxels")
+
+
+def block_kji() -> np.ndarray:
+    """A mask of no symmetry at all, ``(24, 28, 32)``."""
+    block = np.zeros((24, 28, 32), bool)
+    block[3:13, 4:20, 6:12] = True
+    block[9:20, 4:9, 6:28] = True
+    return block
+
+
+def open_block(page: Page, world: World, path: Path, ijk_to_lps: np.ndarray) -> None:
+    """Open a small volume that is bright where the concept "block" is."""
+    world.masks = {"block": block_kji()}
+    image = sitk.GetImageFromArray(np.where(block_kji(), 1000, 0).astype(np.int16))
+    set_affine(image, ijk_to_lps)
+    sitk.WriteImage(image, str(path))
+    page.locator("#file").set_input_files(path)
+    expect(page.locator("#image-line")).to_contain_text("32 × 28 × 24 voxels")
+    page.get_by_role("combobox", name="View").select_option("axial")
 
 
 def ask(page: Page, *concepts: str) -> None:
@@ -139,9 +160,12 @@ def test_sample_is_segmented_by_typed_concepts(page: Page, world: World, organs:
     expect(page.locator("#readout")).to_contain_text(", 10, intensity")
 
 
-def test_mask_has_its_colour_and_can_be_hidden_and_faded(page: Page, world: World, organs: dict[str, np.ndarray]) -> None:
+def test_mask_has_its_colour_and_can_be_hidden_and_faded(
+    page: Page, world: World, organs: dict[str, np.ndarray]
+) -> None:
     world.masks = organs
     open_sample(page)
+    page.get_by_role("combobox", name="View").select_option("axial")
     ask(page, "liver", "spleen")
     wait_for_end(page)
     page.get_by_role("slider", name="Mask opacity").fill("1")
@@ -153,6 +177,9 @@ def test_mask_has_its_colour_and_can_be_hidden_and_faded(page: Page, world: Worl
     assert near(screen(page), colours["spleen"]).sum() >= seen["spleen"]
     page.get_by_role("slider", name="Mask opacity").fill("0")
     assert near(screen(page), colours["spleen"]).sum() < 0.02 * seen["spleen"]
+    page.get_by_role("slider", name="Mask opacity").fill("1")
+    page.get_by_role("combobox", name="View").select_option("render")
+    assert near(screen(page), colours["spleen"], 40).sum() > 500
 
 
 ORIENTED = {
@@ -165,38 +192,38 @@ ORIENTED = {
 
 @pytest.mark.parametrize("name", ORIENTED)
 def test_mask_lies_on_its_voxels(page: Page, world: World, tmp_path: Path, name: str) -> None:
-    block = np.zeros((24, 28, 32), bool)
-    block[3:13, 4:20, 6:12] = True
-    block[9:20, 4:9, 6:28] = True
-    image = sitk.GetImageFromArray(np.where(block, 1000, 0).astype(np.int16))
-    set_affine(image, ORIENTED[name])
-    path = tmp_path / (name if name.endswith(".nrrd") else f"{name}.nii.gz")
-    sitk.WriteImage(image, str(path))
-    world.masks = {"block": block}
-    page.locator("#file").set_input_files(path)
-    expect(page.locator("#image-line")).to_contain_text("32 × 28 × 24 voxels")
-    page.get_by_role("combobox", name="View").select_option("axial")
+    open_block(page, world, tmp_path / (name if name.endswith(".nrrd") else f"{name}.nii.gz"), ORIENTED[name])
     ask(page, "block")
     wait_for_end(page)
     page.get_by_role("slider", name="Mask opacity").fill("0")
-    # At an edge both fade over one voxel; half way is where they must meet.
-    white = screen(page).min(axis=-1) > 127
+    white = screen(page)[20:-20, 20:-20].min(axis=-1) > 127
     page.get_by_role("slider", name="Mask opacity").fill("1")
-    red, green = screen(page)[..., 0], screen(page)[..., 1]
-    assert world.jobs["job0"].findings[0].colour == (200, 40, 160)
+    red, green, _ = np.moveaxis(screen(page)[20:-20, 20:-20], -1, 0)
     coloured = red - green > 80
+    assert world.jobs["job0"].findings[0].colour == (200, 40, 160)
     assert white.sum() > 5000
-    assert (white != coloured).sum() < 0.03 * white.sum()
+    # A voxel is 12 pixels or more, and at an edge both fade over one: by half a voxel nothing may be shifted.
+    differ = np.array(extent(white)) - extent(coloured)
+    assert np.abs(differ).max() <= 8
+    assert abs(differ[0] + differ[1]) <= 4
+    assert abs(differ[2] + differ[3]) <= 4
+    assert (white & coloured).sum() > 0.8 * (white | coloured).sum()
 
 
-def test_progress_is_seen_and_cancel_works(page: Page, world: World) -> None:
+def extent(shape: np.ndarray) -> list[int]:
+    """First and last row and column of what is set."""
+    rows, columns = np.nonzero(shape)
+    return [rows.min(), rows.max(), columns.min(), columns.max()]
+
+
+def test_progress_is_seen_and_cancel_works(page: Page, world: World, tmp_path: Path) -> None:
     world.gate = threading.Semaphore(0)
-    open_sample(page)
+    open_block(page, world, tmp_path / "block.nii.gz", ORIENTED["straight"])
     ask(page, "liver", "spleen")
     expect(page.locator("#progress-line")).to_have_text("In the queue, 1 before this one")
     assert page.locator("#findings").get_attribute("aria-busy") == "true"
     world.gate.release()
-    expect(page.locator("#progress-line")).to_have_text("Features 20 of 20, about 42 s left")
+    expect(page.locator("#progress-line")).to_have_text("Features 24 of 24, about 42 s left")
     expect(page.locator("#live")).to_contain_text("Features")
     world.gate.release()
     expect(page.locator("#progress-line")).to_contain_text("Labels 1 of 2")
@@ -223,10 +250,9 @@ def test_a_dropped_connection_is_taken_up_again(page: Page, world: World, tmp_pa
     assert page.locator("#findings > li").count() == 2
 
 
-def test_download_is_the_segmentation_of_the_server(page: Page, world: World, organs: dict[str, np.ndarray]) -> None:
-    world.masks = organs
-    open_sample(page)
-    ask(page, "liver")
+def test_download_is_the_segmentation_of_the_server(page: Page, world: World, tmp_path: Path) -> None:
+    open_block(page, world, tmp_path / "block.nrrd", ORIENTED["turned.nrrd"])
+    ask(page, "block")
     wait_for_end(page)
     for suffix in (".seg.nrrd", ".nii.gz"):
         with page.expect_download() as waited:
@@ -234,11 +260,11 @@ def test_download_is_the_segmentation_of_the_server(page: Page, world: World, or
         path = world.folder / f"got{suffix}"
         waited.value.save_as(path)
         image = sitk.ReadImage(str(path))
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(image) == 1, organs["liver"])
-        assert image.GetSpacing() == pytest.approx((1.953125, 1.953125, 2.0))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image) == 1, block_kji())
+        assert image.GetSpacing() == pytest.approx((1.0, 1.5, 2.0))
     with page.expect_download() as waited:
         page.get_by_role("button", name="Report").click()
-    assert json.loads(waited.value.path().read_text())["findings"][0]["phrase"] == "liver"
+    assert json.loads(waited.value.path().read_text())["findings"][0]["phrase"] == "block"
 
 
 def test_keyboard_is_enough(page: Page, world: World, organs: dict[str, np.ndarray]) -> None:
@@ -290,19 +316,19 @@ def test_token_is_asked_for_and_kept_for_this_tab_only(page: Page, world: World)
     assert not any("sesame" in path for path in world.seen)
 
 
-def test_a_running_job_is_found_again_after_a_reload(page: Page, world: World, organs: dict[str, np.ndarray]) -> None:
-    world.masks = organs
+def test_a_running_job_is_found_again_after_a_reload(page: Page, world: World, tmp_path: Path) -> None:
     world.gate = threading.Semaphore(1)
-    open_sample(page)
-    ask(page, "liver")
+    open_block(page, world, tmp_path / "block.mha", ORIENTED["oblique"])
+    ask(page, "block")
     expect(page.locator("#progress-line")).to_contain_text("Features")
     page.reload()
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()
     world.gate.release()
     wait_for_end(page)
-    assert "✓ Found" in line_of(page, "liver")
+    assert "✓ Found" in line_of(page, "block")
     page.get_by_role("slider", name="Mask opacity").fill("1")
-    assert near(screen(page), world.jobs["job0"].findings[0].colour).sum() > 2000
+    page.get_by_role("combobox", name="View").select_option("axial")
+    assert near(screen(page), (200, 40, 160)).sum() > 5000
 
 
 def test_a_photograph_is_shown_as_a_picture(page: Page, world: World, tmp_path: Path) -> None:
@@ -372,19 +398,21 @@ CONTRASTS = """() => {
 }"""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everything_has_a_name_and_can_be_read(page: Page, world: World, organs: dict[str, np.ndarray], scheme: str) -> None:
-    world.masks = organs
-    page.emulate_media(color_scheme=scheme)
-    open_sample(page)
-    ask(page, "liver", "kidney")
+def test_everything_has_a_name_and_can_be_read_in_light_and_dark(page: Page, world: World, tmp_path: Path) -> None:
+    open_block(page, world, tmp_path / "block.nii", ORIENTED["straight"])
+    ask(page, "block", "kidney")
     wait_for_end(page)
     assert page.evaluate(NAMELESS) == []
-    contrasts = page.evaluate(CONTRASTS)
-    assert len(contrasts) > 30
-    assert [found for found in contrasts if found[0] < 4.5] == []
-    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (sum(int(part) for part in ground[4:-1].split(",")) < 200) == (scheme == "dark")
+    grounds = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) > 30
+        assert [found for found in contrasts if found[0] < 4.5] == []
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        grounds.append(sum(int(part) for part in colour[4:-1].split(",")))
+    assert grounds[0] > 600
+    assert grounds[1] < 200
     assert page.evaluate("document.querySelectorAll('h1').length") == 1
     assert "Research use only, not a medical device." in page.inner_text("header")
     page.set_viewport_size({"width": 380, "height": 800})
