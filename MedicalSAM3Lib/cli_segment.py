@@ -153,10 +153,11 @@ def run(
         volume = files.read_volume(source.path, series=source.series, frame=source.frame, on_notice=notices.append)
     files.check_output(outputs.segmentation, volume=volume)
     from MedicalSAM3Lib import pipeline, registry  # torch: only once the image is known to be good
+    from MedicalSAM3Lib.concepts import check_concepts
     from MedicalSAM3Lib.resources import resource
     from MedicalSAM3Lib.text import load_tokenizer
 
-    pipeline.check_concepts(concepts)
+    check_concepts(concepts)
     # All models read the same vocabulary: a concept that is too long need not wait for gigabytes of weights.
     load_tokenizer(resource("tokenizer")).encode(concepts)
     with cli_show.waiting("Loading the model", quiet=quiet):

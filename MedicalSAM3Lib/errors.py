@@ -5,7 +5,8 @@ clinician as it stands. It never holds a patient's name, an identifier or image 
 
     MedicalSAM3Error
     |-- InputError          the image, the folder or the mask cannot be used      exit code 2
-    |-- GeometryError       the image's axes cannot be trusted (an InputError)    exit code 2
+    |   |-- GeometryError   the image's axes cannot be trusted                    exit code 2
+    |   `-- TooLarge        the image is larger than may be read here             exit code 2
     |-- PromptError         the typed concept cannot be used                      exit code 2
     |-- SettingsError       a setting, or two that contradict each other          exit code 2
     |-- OutputError         the result cannot be written there                    exit code 2
@@ -19,41 +20,57 @@ from __future__ import annotations
 
 
 class MedicalSAM3Error(Exception):
-    """Base of all errors raised on purpose; ``exit_code`` is what the command line returns."""
+    """Base of all errors raised on purpose: ``exit_code`` is what the command line returns, ``code`` what the server
+    says beside the message."""
 
     exit_code = 3
+    code = "run"
 
 
 class InputError(MedicalSAM3Error):
     """The input cannot be read or used."""
 
     exit_code = 2
+    code = "input"
 
 
 class GeometryError(InputError):
     """The axes of the image are sheared, singular or not finite."""
+
+    code = "geometry"
+
+
+class TooLarge(InputError):
+    """The image takes more memory than there is, or than this process was told to take."""
+
+    code = "too_large"
 
 
 class PromptError(MedicalSAM3Error):
     """A concept is empty, too long for the text encoder, or asked for twice."""
 
     exit_code = 2
+    code = "concept"
 
 
 class SettingsError(MedicalSAM3Error):
     """A setting is out of range, or two settings contradict each other."""
 
     exit_code = 2
+    code = "settings"
 
 
 class OutputError(MedicalSAM3Error):
     """The result cannot be written where it was asked to be."""
 
     exit_code = 2
+    code = "output"
 
 
 class WeightsError(MedicalSAM3Error):
     """A checkpoint or a model folder is damaged, incomplete, or of another kind."""
+
+    code = "weights"
 
 
 class RunError(MedicalSAM3Error):
@@ -67,6 +84,8 @@ class MemoryFull(RunError):
         is_main: True where main memory is full, False where it is that of an accelerator.
     """
 
+    code = "memory"
+
     def __init__(self, message: str, *, is_main: bool) -> None:
         super().__init__(message)
         self.is_main = is_main
@@ -76,3 +95,4 @@ class Cancelled(MedicalSAM3Error):
     """Raised by a progress callable to stop a run; nothing is left behind."""
 
     exit_code = 130
+    code = "cancelled"
