@@ -37,18 +37,6 @@ from MedicalSAM3Lib.time_left import StageRates, TimeLeft
 from MedicalSAM3Lib.volume_cache import VolumeCache
 from MedicalSAM3Lib.volume_files import load as load_volume
 
-CODES: dict[type[BaseException], str] = {
-    errors.PromptError: "concept",
-    errors.SettingsError: "settings",
-    errors.InputError: "volume",
-    errors.OutputError: "disk",
-    errors.WeightsError: "model",
-    errors.MemoryFull: "memory",
-    errors.RunError: "run",
-    MemoryError: "memory",
-}
-"""The first that fits names what failed."""
-
 PHANTOM_KJI = (2, 64, 64)
 
 REPORT_S = 0.1
@@ -113,7 +101,7 @@ class Workshop:
         return self._models[key]
 
     def do(self, order: Order, answer: OnAnswer, is_cancelled: IsCancelled) -> None:
-        """Do an order and answer its end; see ``engine_port`` for what answers hold. No end where the device is lost."""
+        """Do an order and answer its end; answers are as ``engine_port`` says. None where the device is lost."""
         try:
             volume = load_volume(order.volume, order.volume_id)
             model = self.model(order.model)
@@ -235,10 +223,11 @@ def facts_of(model: LoadedModel, name: str) -> ModelFacts:
 
 def explain(error: BaseException) -> dict[str, Any]:
     """Code and sentence of what ended an order; what was not foreseen goes to the log, without what it was about."""
-    for kind, code in CODES.items():
-        if isinstance(error, kind):
-            sentence = str(error) or "Not enough memory; ask for fewer slices or a region of interest."
-            return {"code": code, "message": sentence}
+    if isinstance(error, errors.MedicalSAM3Error):
+        return {"code": error.code, "message": str(error)}
+    if isinstance(error, MemoryError):
+        sentence = "There is not enough memory for this job; ask for fewer slices or for a region of interest."
+        return {"code": errors.MemoryFull.code, "message": sentence}
     where = "".join(traceback.format_tb(error.__traceback__))
     logging.getLogger(__name__).error("An order failed with %s at\n%s", type(error).__name__, where)
     name = type(error).__name__

@@ -66,7 +66,7 @@ def write_nrrd(
     file.write(("\n".join(lines) + "\n\n").encode("utf-8"))
     # Without a time stamp, equal volumes are equal files.
     with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=compression, mtime=0, filename="") as compressed:
-        view = memoryview(array.reshape(-1)).cast("B")
+        view = array.reshape(-1).view(np.uint8).data
         for start in range(0, len(view), _PIECE):
             compressed.write(view[start : start + _PIECE])
 
