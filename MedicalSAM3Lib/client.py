@@ -284,11 +284,11 @@ class Client:
         return self._post(path, asked, key)
 
     def _get(self, path: str) -> Json:
-        return self._http.request("GET", path).json()  # type: ignore[no-any-return]
+        return self._http.request("GET", path).json()
 
     def _post(self, path: str, body: Any = None, key: str | None = None) -> Json:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-        return self._http.request("POST", path, json_body=body, headers=headers).json()  # type: ignore[no-any-return]
+        return self._http.request("POST", path, json_body=body, headers=headers).json()
 
     def _delete(self, path: str) -> None:
         try:

@@ -1,7 +1,7 @@
 """Send a volume to a server: in checked pieces, and on from where a connection broke.
 
-NumPy and the standard library only. A file goes as it is, unless it shrinks by compression. An array goes as NRRD, its axes to the last bit. Nothing of it
-stays on the disk: what does not fit in a little memory lies in a file without a name.
+A file goes as it is, unless it shrinks by compression. An array goes as NRRD, its axes to the last bit. Nothing of it
+stays on the disk: what does not fit in a little memory lies in a file without a name. NumPy and the standard library.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class EngineOptions:
         words = [sys.executable, "-m", "MedicalSAM3Lib.engine", "--device", device, "--model", self.model]
         words += ["--threads", str(self._threads(device)), "--models-kept", str(self.models_kept)]
         if self.memory_budget_gb is not None:
-            words += ["--memory-budget", str(self.memory_budget_gb / len(self.devices))]
+            words += ["--memory-budget", str(self.memory_budget_gb)]
         return words
 
     def _threads(self, device: str) -> int:

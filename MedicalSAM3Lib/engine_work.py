@@ -6,7 +6,9 @@ The models that were used last stay loaded, and so do the features of the last v
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
+import json
 import logging
 import math
 import time
@@ -29,8 +31,7 @@ from MedicalSAM3Lib.feature_cache import memory_budget
 from MedicalSAM3Lib.model_folder import SUMS_FILE, LoadedModel, sha256_of
 from MedicalSAM3Lib.pipeline import segment, segment_with_report, settled
 from MedicalSAM3Lib.registry import AUTO, load_model, resolve
-from MedicalSAM3Lib.report import make_report
-from MedicalSAM3Lib.result_files import write_results
+from MedicalSAM3Lib.result_files import REPORT, write_results
 from MedicalSAM3Lib.runtime import pick_runtime
 from MedicalSAM3Lib.structures import Progress, Volume
 from MedicalSAM3Lib.time_left import StageRates, TimeLeft
@@ -93,10 +94,13 @@ class Workshop:
         sums = folder / SUMS_FILE
         key = (str(folder), sha256_of(sums) if sums.is_file() else "")
         if key not in self._models:
+            gc.unfreeze()
             while len(self._models) >= self._models_kept:
                 self._models.popitem(last=False)
             self.tidy()
             self._models[key] = load_model(folder, device=self.device)
+            # A search for garbage, which every run ends with, would go through all modules and weights each time.
+            gc.freeze()
         self._models.move_to_end(key)
         return self._models[key]
 
@@ -163,7 +167,8 @@ class Workshop:
         )
         watch.finish()
         write_results(order.out, segmentation, record)
-        for index, finding in enumerate(make_report(record)["findings"]):
+        report = json.loads((order.out / REPORT).read_text(encoding="utf-8"))
+        for index, finding in enumerate(report["findings"]):
             answer(Answer(order.job_id, "finding", {"index": index, "finding": finding}))
         return {"notices": list(record.notices)}
 
@@ -228,6 +233,8 @@ def explain(error: BaseException) -> dict[str, Any]:
     if isinstance(error, MemoryError):
         sentence = "There is not enough memory for this job; ask for fewer slices or for a region of interest."
         return {"code": errors.MemoryFull.code, "message": sentence}
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return {"code": "disk_full", "message": "The server's disk is full; remove volumes or jobs, or try later."}
     where = "".join(traceback.format_tb(error.__traceback__))
     logging.getLogger(__name__).error("An order failed with %s at\n%s", type(error).__name__, where)
     name = type(error).__name__
