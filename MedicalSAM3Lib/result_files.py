@@ -46,11 +46,17 @@ def write_results(folder: Path, segmentation: Segmentation, record: RunRecord) -
 
 def read_segmentation(folder: Path) -> Segmentation:
     """The segmentation that ``write_results`` wrote, without its confidence map."""
-    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    report = read_report(folder)
     with np.load(folder / LAYERS, allow_pickle=False) as stored:
         layers = tuple(stored[f"layer_{number}"] for number in range(len(stored.files) - 1))
         affine = stored["ijk_to_lps"]
     return Segmentation(layers, affine, tuple(finding_of(entry) for entry in report["findings"]))
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report, as plain values."""
+    report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    return report
 
 
 def read_segments(folder: Path) -> list[dict[str, Any]]:

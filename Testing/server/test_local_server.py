@@ -48,7 +48,7 @@ def test_a_second_server_is_refused_also_of_another_process(tmp_path: Path, repo
         with pytest.raises(SettingsError, match="already"), only_one(file):
             pass
         other = subprocess.run(
-            [sys.executable, "-c", script], cwd=repository, capture_output=True, text=True, check=False
+            [sys.executable, "-c", script, str(file)], cwd=repository, capture_output=True, text=True, check=False
         )
         assert "runs already" in other.stderr
         publish(file, "http://127.0.0.1:1", "secret")
