@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from MedicalSAM3Lib import routing, samples, wire, wire_about
+from MedicalSAM3Lib import routing, samples, volume_preview, wire, wire_about
 from MedicalSAM3Lib.routing import FrontOf, WhoOf
 from MedicalSAM3Lib.shelf import Shelved, Source
 from MedicalSAM3Lib.uploads import Upload
@@ -47,6 +47,15 @@ async def list_volumes(front: FrontOf, who: WhoOf) -> list[wire.VolumeEntry]:
 async def get_volume(volume_id: str, front: FrontOf, who: WhoOf) -> wire.VolumeEntry:
     """A volume of yours."""
     return volume_entry(front.shelf.find(who.owner, volume_id))
+
+
+@router.get("/volumes/{volume_id}/preview", response_class=FileResponse, responses=routing.BINARY)
+async def get_preview(volume_id: str, front: FrontOf, who: WhoOf) -> FileResponse:
+    """The volume as it was read, for a viewer: NIfTI (.nii.gz), or PNG of a picture."""
+    volume = front.shelf.find(who.owner, volume_id)
+    path = await volume_preview.preview(volume.folder, volume.facts["is_2d"], front.settings.decode_s)
+    kind = "image/png" if volume.facts["is_2d"] else "application/octet-stream"
+    return FileResponse(path, filename=path.name, media_type=kind)
 
 
 @router.delete("/volumes/{volume_id}", status_code=204)

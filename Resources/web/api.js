@@ -9,10 +9,9 @@ const TRIES = 4;
 
 /** A refusal of the server, or silence (status 0). The message is a sentence for the reader. */
 export class ServerError extends Error {
-  constructor(status, code, message) {
+  constructor(status, code, message, details = {}) {
     super(message);
-    this.status = status;
-    this.code = code;
+    Object.assign(this, { status, code, details });
   }
 }
 
@@ -63,7 +62,7 @@ export async function call(method, path, { json, body = null, headers = {}, sign
 async function refusalOf(response) {
   const said = await response.json().catch(() => ({}));
   const message = said.message || `The server answered ${response.status} and gave no reason.`;
-  return new ServerError(response.status, said.code || "unknown", message);
+  return new ServerError(response.status, said.code || "unknown", message, said);
 }
 
 export const getJson = async (path, options) => (await call("GET", path, options)).json();

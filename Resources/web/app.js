@@ -3,9 +3,10 @@
 import { call, getJson, keepToken, onUnauthorised, postJson } from "./api.js";
 import { ConceptField } from "./concepts.js";
 import { byId, element, save, say } from "./dom.js";
-import { asOne, droppedFiles } from "./opening.js";
+import { centre } from "./masks.js";
+import { asOne, chooseSeries, droppedFiles } from "./opening.js";
 import { Results } from "./results.js";
-import { cancelJob, fetchSegments, followJob, forgetJob, keptJob, showNotices, sliceAxis, startJob } from "./run.js";
+import { addNotices, cancelJob, fetchSegments, followJob, forgetJob, keptJob, showNotices, sliceAxis, startJob } from "./run.js";
 import { upload } from "./upload.js";
 import { megabytes, percent, sizeLine } from "./words.js";
 import { showable, Viewer } from "./viewer.js";
@@ -44,6 +45,7 @@ function update() {
   button.textContent = page.running ? "Cancel" : "Segment";
   button.classList.toggle("stop", page.running);
   button.disabled = !page.running && !(page.volume && concepts.all().length);
+  for (const opener of document.querySelectorAll("#drop button")) opener.disabled = page.running;
   byId("progress-block").hidden = !page.running && !page.opening;
 }
 
@@ -75,6 +77,7 @@ async function openWith(action) {
       const volume = await action(opening.signal);
       if (opening.signal.aborted) return;
       page.volume = volume;
+      addNotices(volume.notices ?? []);
       byId("image-line").textContent = sizeLine(volume);
       say(`Image ready: ${sizeLine(volume)}`);
       byId("concept").focus();
@@ -87,7 +90,7 @@ async function openWith(action) {
 
 const openFiles = (files) => openWith(async (signal) => {
   const { blob, suffix, notice } = await asOne([...files]);
-  if (notice) showNotices([notice]);
+  if (notice) addNotices([notice]);
   if (blob.size > page.limits.upload_bytes) {
     throw new Error(`Expected at most ${megabytes(page.limits.upload_bytes)}, got ${megabytes(blob.size)}; crop or resample the image first.`);
   }
@@ -96,8 +99,9 @@ const openFiles = (files) => openWith(async (signal) => {
   const volume = await upload(blob, suffix, (stage, fraction) => {
     byId("progress").value = fraction;
     byId("progress-line").textContent = stage === "Sending" ? `Sending, ${percent(fraction)} of ${megabytes(blob.size)}` : `${stage} the image`;
-    byId("progress-block").hidden = false;
-  }, signal);
+    for (const opener of document.querySelectorAll("#drop button")) opener.disabled = page.running;
+  byId("progress-block").hidden = false;
+  }, chooseSeries, signal);
   if (!viewer.shows(volume.shape_kji)) await showFromServer(volume);
   return volume;
 });
@@ -113,7 +117,7 @@ const openSample = (name) => openWith(async (signal) => {
 /** The image as the server has read it: for what a browser cannot read, and after a reload of the page. */
 async function showFromServer(volume) {
   const response = await call("GET", `v1/volumes/${volume.volume_id}/preview`);
-  await viewer.open(await response.blob(), volume.is_picture ? ".png" : ".nii");
+  await viewer.open(await response.blob(), volume.is_picture ? ".png" : ".nii.gz");
 }
 
 async function segment() {
@@ -121,7 +125,7 @@ async function segment() {
   page.running = true;
   update();
   viewer.setSegments([]);
-  showNotices([]);
+  showNotices(page.volume.notices ?? []);
   results.begin(concepts.all());
   await attempt(async () => {
     try {
@@ -140,7 +144,7 @@ async function watch(job) {
   page.job = job;
   const ended = await followJob(job, (finding) => results.answer(finding));
   page.job = ended;
-  showNotices(ended.notices ?? []);
+  addNotices(ended.notices ?? []);
   if (ended.state === "cancelled") {
     results.stop("cancelled");
     say("Cancelled");
@@ -152,7 +156,7 @@ async function watch(job) {
   results.end(ended.findings, segments, { axis, isPicture: page.volume.is_picture });
   viewer.setSegments(segments);
   const first = segments.find((one) => one.box_kji);
-  if (first) viewer.goTo([0, 2, 4].map((at) => Math.floor((first.box_kji[at] + first.box_kji[at + 1] - 1) / 2)));
+  if (first) viewer.goTo(centre(first.box_kji));
   const found = ended.findings.filter((finding) => finding.state === "found").length;
   say(`Done: ${found} of ${ended.findings.length} concepts found`);
 }

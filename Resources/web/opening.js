@@ -1,5 +1,6 @@
 /** What was dropped or chosen, as one blob to send: a file as it is, a folder of DICOM files as a zip. */
 
+import { byId, element } from "./dom.js";
 import { zip } from "./zip.js";
 
 const SUFFIX = /(\.nii\.gz|\.nii|\.nrrd|\.mha|\.zip|\.dcm|\.png|\.jpe?g|\.tiff?)$/;
@@ -51,4 +52,20 @@ export async function asOne(files) {
 
 async function isDicom(file) {
   return (await file.slice(128, 132).text()) === "DICM";
+}
+
+/** Asks which series of an archive to open; resolves with its index. */
+export function chooseSeries(series, signal) {
+  const box = byId("series");
+  return new Promise((resolve, reject) => {
+    signal.addEventListener("abort", () => { box.hidden = true; reject(signal.reason); }, { once: true });
+    const buttons = series.map(({ index, modality, n_slices: slices, rows, columns }) => {
+      const button = element("button", { type: "button" }, `${index}: ${modality}, ${slices} images of ${columns} x ${rows}`);
+      button.addEventListener("click", () => { box.hidden = true; resolve(index); });
+      return button;
+    });
+    box.replaceChildren(element("p", {}, `It holds ${series.length} DICOM series. Which one?`), ...buttons);
+    box.hidden = false;
+    buttons[0].focus();
+  });
 }

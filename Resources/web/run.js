@@ -73,6 +73,11 @@ export async function sliceAxis(job) {
 }
 
 export function showNotices(notices) {
-  byId("notices").hidden = !notices.length;
-  byId("notices").replaceChildren(...notices.map((notice) => element("li", {}, notice)));
+  byId("notices").replaceChildren();
+  addNotices(notices);
+}
+
+export function addNotices(notices) {
+  byId("notices").append(...notices.map((notice) => element("li", {}, notice)));
+  byId("notices").hidden = !byId("notices").children.length;
 }

@@ -10,9 +10,11 @@ const PACKED = /\.(gz|png|jpe?g)$/;
  * @param {Blob} blob
  * @param {string} suffix For example ".nii.gz". The name itself stays here: it may be that of a patient.
  * @param {(stage: string, fraction: number) => void} onProgress
+ * @param {(series: object[], signal: AbortSignal) => Promise<number>} chooseSeries Asks the reader where an archive
+ *     holds several.
  * @returns {Promise<object>} The volume as the server sees it.
  */
-export async function upload(blob, suffix, onProgress, signal) {
+export async function upload(blob, suffix, onProgress, chooseSeries, signal) {
   onProgress("Checking", 0);
   const opening = { filename: `image${suffix}`, bytes: blob.size, sha256: await sha256(blob) };
   const opened = await postJson("v1/volumes", opening, { signal });
@@ -25,7 +27,13 @@ export async function upload(blob, suffix, onProgress, signal) {
     received = await send(path, blob, received, size, !PACKED.test(suffix), signal);
   }
   onProgress("Reading", 1);
-  return postJson(`${path}/complete`, {}, { signal });
+  try {
+    return await postJson(`${path}/complete`, {}, { signal });
+  } catch (error) {
+    if (error.code !== "series") throw error;
+    const index = await chooseSeries(error.details.series, signal);
+    return postJson(`${path}/complete?series=${index}`, {}, { signal });
+  }
 }
 
 /** Sends one chunk and returns how much the server has; it knows better than we do after an interruption. */

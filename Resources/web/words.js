@@ -28,10 +28,10 @@ export function progressLine(job) {
   return parts.join(", ");
 }
 
-/** "256 × 256 × 20 voxels of 1.95 × 1.95 × 2 mm" or "640 × 480 pixels". */
+/** "256 x 256 x 20 voxels of 1.95 x 1.95 x 2 mm" or "640 x 480 pixels". */
 export function sizeLine(volume) {
   const [k, j, i] = volume.shape_kji;
-  if (volume.is_picture) return `Picture of ${i} × ${j} pixels`;
-  const spacing = volume.spacing_mm.map((mm) => NUMBER.format(mm)).join(" × ");
-  return `${volume.modality ? `${volume.modality}, ` : ""}${i} × ${j} × ${k} voxels of ${spacing} mm`;
+  if (volume.is_picture) return `Picture of ${i} x ${j} pixels`;
+  const spacing = volume.spacing_mm.map((mm) => NUMBER.format(mm)).join(" x ");
+  return `${volume.modality ? `${volume.modality}, ` : ""}${i} x ${j} x ${k} voxels of ${spacing} mm`;
 }

@@ -1,10 +1,9 @@
-"""A server for the tests of the page: the routes of the real one, answers that are known, and jobs that wait for the test."""
+"""A server for the tests of the page: the routes of the real one, known answers, and jobs that wait for the test."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import threading
 import time
@@ -16,20 +15,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
-import SimpleITK as sitk
-from PIL import Image
 
+from MedicalSAM3Lib import volume_preview
 from MedicalSAM3Lib.concepts import load_concepts
-from MedicalSAM3Lib.files import read_volume, write_segmentation
-from MedicalSAM3Lib.outputs import set_affine
+from MedicalSAM3Lib.files import list_series, read_volume, write_segmentation
 from MedicalSAM3Lib.resources import resource
+from MedicalSAM3Lib.routes_page import HEADERS
 from MedicalSAM3Lib.structures import Finding, Segmentation, Volume
-
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self' data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-"""What the page needs and no more; Resources/web/README.md says why."""
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".gz": "text/javascript"}
 SAMPLE = "ct_upper_abdomen"
@@ -50,7 +42,7 @@ class Job:
 
 
 class World:
-    """What the server knows. A test sets ``masks``; with a ``gate`` a job waits there at its start and before each concept."""
+    """What the server knows. With a ``gate`` a job waits there at its start and before each concept."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -80,7 +72,7 @@ class World:
             if mask is not None:
                 layer[mask] = label
             job.findings += (finding_of(phrase, mask, label, volume),)
-            self.tell(job, "finding", json_of(job.findings[-1]))
+            self.tell(job, "finding", {"index": label - 1, "finding": json_of(job.findings[-1])})
             self.say_progress(job, "labels", label, len(job.concepts))
         job.segmentation = Segmentation((layer,), volume.ijk_to_lps, job.findings)
         if job.state != "cancelled":
@@ -111,9 +103,10 @@ def finding_of(phrase: str, mask: np.ndarray | None, label: int, volume: Volume)
         return Finding(phrase, "not_found", reason="Presence 4 % is below the threshold of 50 %.", presence=0.04)
     slices = np.flatnonzero(mask.any(axis=(1, 2)))
     colour = next((c.colour for c in load_concepts() if c.name == phrase), (200, 40, 160))
+    first, middle, last = (int(slices[at]) for at in (0, len(slices) // 2, -1))
     return Finding(
         phrase, "found", phrase, "", 0.98, 0.91, int(mask.sum()), float(mask.sum()) * volume.voxel_ml,
-        (int(slices[0]), int(slices[-1])), (int(slices[0]), int(slices[len(slices) // 2])), 1, colour, layer=0, label=label,
+        (first, last), (first, middle), 1, colour, layer=0, label=label,
     )  # fmt: skip
 
 
@@ -149,6 +142,15 @@ def unpacked(path: Path) -> Path:
     return path.with_suffix("")
 
 
+def series_of(folder: Path) -> list[dict[str, Any]]:
+    """What there is to choose from, where a folder holds several series."""
+    listed = list_series(folder)
+    return [
+        {"index": info.position, "modality": info.modality, "n_slices": info.num_images, "rows": 3, "columns": 4}
+        for info in (listed if len(listed) > 1 else ())
+    ]
+
+
 class Handler(BaseHTTPRequestHandler):
     """One request. The names of the methods are those of the standard library."""
 
@@ -158,13 +160,13 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.handle_any("GET")
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         self.handle_any("POST")
 
-    def do_PUT(self) -> None:  # noqa: N802
+    def do_PUT(self) -> None:
         self.handle_any("PUT")
 
     def handle_any(self, method: str) -> None:
@@ -184,9 +186,7 @@ class Handler(BaseHTTPRequestHandler):
     def page(self, name: str) -> None:
         data = resource("web", name).read_bytes()
         extra = {"Content-Encoding": "gzip"} if name.endswith(".gz") else {}
-        self.reply(
-            data, TYPES[Path(name).suffix], {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache", **extra}
-        )
+        self.reply(data, TYPES[Path(name).suffix], {**HEADERS, **extra})
 
     def reply(self, data: bytes, kind: str, headers: dict[str, str] | None = None, status: int = 200) -> None:
         self.send_response(status)
@@ -224,8 +224,9 @@ class Handler(BaseHTTPRequestHandler):
     def volume(self, name: str) -> None:
         volume = self.world.volumes[name]
         self.answer({
-            "volume_id": name, "shape_kji": volume.shape_kji, "spacing_mm": volume.spacing_mm, "modality": volume.modality,
-            "affine": volume.ijk_to_lps.tolist(), "is_picture": volume.is_2d, "series": [], "notices": [],
+            "volume_id": name, "shape_kji": volume.shape_kji, "spacing_mm": volume.spacing_mm,
+            "modality": volume.modality, "affine": volume.ijk_to_lps.tolist(), "is_picture": volume.is_2d,
+            "series": [], "notices": [],
         })  # fmt: skip
 
     def get_volumes(self, name: str, what: str = "") -> None:
@@ -234,15 +235,9 @@ class Handler(BaseHTTPRequestHandler):
         return self.preview(self.world.volumes[name]) if what else self.volume(name)
 
     def preview(self, volume: Volume) -> None:
-        if volume.is_2d:
-            buffer = io.BytesIO()
-            Image.fromarray(volume.array[0].astype(np.uint8)).save(buffer, "PNG")
-            return self.reply(buffer.getvalue(), "image/png")
-        image = sitk.GetImageFromArray(volume.array)
-        set_affine(image, volume.ijk_to_lps)
-        path = self.world.folder / "preview.nii"
-        sitk.WriteImage(image, str(path))
-        return self.reply(path.read_bytes(), "application/octet-stream")
+        volume_preview.write(self.world.folder, volume)
+        name = volume_preview.PICTURE if volume.is_2d else volume_preview.VOLUME
+        self.reply((self.world.folder / name).read_bytes(), "application/octet-stream")
 
     def post_volumes(self) -> None:
         wanted = json.loads(self.body)
@@ -271,8 +266,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(422, "checksum", "Expected another checksum; send the file again.")
         path = self.world.folder / f"{name}-{upload['filename']}"
         path.write_bytes(upload["data"])
+        if path.suffix == ".zip":
+            path = unpacked(path)
+            if (entries := series_of(path)) and "series" not in self.query:
+                message = f"Expected one DICOM series, got {len(entries)}; choose one of them by its index."
+                return self.answer({"code": "series", "message": message, "series": entries}, 422)
         try:
-            self.world.volumes[name] = read_volume(unpacked(path) if path.suffix == ".zip" else path)
+            series = f"#{self.query['series']}" if "series" in self.query else None
+            self.world.volumes[name] = read_volume(path, series=series)
         except Exception:
             return self.refuse(422, "unreadable", "Expected an image, got a file that is damaged; export it again.")
         return self.volume(name)
@@ -291,8 +292,9 @@ class Handler(BaseHTTPRequestHandler):
     def job(self, job: Job) -> dict[str, Any]:
         done = job.state == "done"
         return {
-            "job_id": job.name, "kind": "segment", "state": job.state, "position": 1 if job.state == "queued" else None,
-            "volume_id": job.volume, "concepts": job.concepts, "notices": ["Read twice."] if done else [], "error": None,
+            "job_id": job.name, "kind": "segment", "state": job.state, "volume_id": job.volume,
+            "position": 1 if job.state == "queued" else None, "concepts": job.concepts,
+            "notices": ["Read twice."] if done else [], "error": None,
             "findings": [json_of(finding) for finding in job.findings], "segments": segments_of(job) if done else [],
             "progress": {"stage": "", "done": 0, "total": 0, "fraction": 0.0, "seconds_left": None},
         }  # fmt: skip
@@ -339,9 +341,9 @@ class Handler(BaseHTTPRequestHandler):
         at = int(self.headers.get("Last-Event-ID") or 0)
         while True:
             with self.world.changed:
-                if not self.world.changed.wait_for(lambda: len(job.events) > at, 1):
+                while len(job.events) <= at:
+                    self.world.changed.wait(1)
                     self.wfile.write(b": still here\n\n")
-                    continue
             name, data = job.events[at]
             at += 1
             self.wfile.write(f"id: {at}\nevent: {name}\ndata: {json.dumps(data)}\n\n".encode())

@@ -114,9 +114,9 @@ test("a line about a job that runs", () => {
 });
 
 test("a line about an image", () => {
-  assert.equal(sizeLine({ is_picture: true, shape_kji: [1, 2, 3] }), "Picture of 3 × 2 pixels");
+  assert.equal(sizeLine({ is_picture: true, shape_kji: [1, 2, 3] }), "Picture of 3 x 2 pixels");
   assert.equal(
     sizeLine({ is_picture: false, modality: "CT", shape_kji: [4, 5, 6], spacing_mm: [0.5, 0.25, 3] }),
-    "CT, 6 × 5 × 4 voxels of 0.5 × 0.25 × 3 mm",
+    "CT, 6 x 5 x 4 voxels of 0.5 x 0.25 x 3 mm",
   );
 });

@@ -89,7 +89,7 @@ def at_home(url: str, home: str) -> bool:
 
 def open_sample(page: Page) -> None:
     page.get_by_role("button", name="Sample").click()
-    expect(page.locator("#image-line")).to_contain_text("256 × 256 × 20 voxels")
+    expect(page.locator("#image-line")).to_contain_text("256 x 256 x 20 voxels")
 
 
 def block_kji() -> np.ndarray:
@@ -107,7 +107,7 @@ def open_block(page: Page, world: World, path: Path, ijk_to_lps: np.ndarray) -> 
     set_affine(image, ijk_to_lps)
     sitk.WriteImage(image, str(path))
     page.locator("#file").set_input_files(path)
-    expect(page.locator("#image-line")).to_contain_text("32 × 28 × 24 voxels")
+    expect(page.locator("#image-line")).to_contain_text("32 x 28 x 24 voxels")
     page.get_by_role("combobox", name="View").select_option("axial")
 
 
@@ -240,7 +240,7 @@ def test_a_dropped_connection_is_taken_up_again(page: Page, world: World, tmp_pa
     sitk.WriteImage(sitk.GetImageFromArray(np.random.default_rng(0).normal(0, 99, (8, 64, 96))), str(path))
     world.drops = 1
     page.locator("#file").set_input_files(path)
-    expect(page.locator("#image-line")).to_contain_text("96 × 64 × 8 voxels")
+    expect(page.locator("#image-line")).to_contain_text("96 x 64 x 8 voxels")
     assert world.drops == 0
     world.drops = 1
     ask(page, "liver", "spleen")
@@ -338,7 +338,7 @@ def test_a_photograph_is_shown_as_a_picture(page: Page, world: World, tmp_path: 
     Image.fromarray(np.full((60, 80, 3), (10, 200, 90), np.uint8)).save(path)
     world.masks = {"lesion": mask}
     page.locator("#file").set_input_files(path)
-    expect(page.locator("#image-line")).to_have_text("Picture of 80 × 60 pixels")
+    expect(page.locator("#image-line")).to_have_text("Picture of 80 x 60 pixels")
     ask(page, "lesion")
     wait_for_end(page)
     page.get_by_role("slider", name="Mask opacity").fill("1")
@@ -354,12 +354,25 @@ def test_a_folder_of_dicom_files_arrives_as_a_zip_without_names(page: Page, worl
     stack = write_series(tmp_path / "Miller", [0.0, 2.0, 4.0, 6.0])
     (tmp_path / "Miller" / "notes.txt").write_text("not an image")
     page.locator("#folder").set_input_files(tmp_path / "Miller")
-    expect(page.locator("#image-line")).to_contain_text("CT, 4 × 3 × 4 voxels")
+    expect(page.locator("#image-line")).to_contain_text("CT, 4 x 3 x 4 voxels")
     np.testing.assert_array_equal(world.volumes["upload0"].array, stack)
     expect(page.locator("#notices")).to_have_text("1 of 5 files are not DICOM and were left out.")
     assert world.uploads["upload0"]["filename"] == "image.zip"
     assert b"Miller" not in world.uploads["upload0"]["data"]
     expect(page.locator("#volume-canvas")).to_be_visible()
+
+
+def test_one_of_several_series_is_chosen(page: Page, world: World, tmp_path: Path) -> None:
+    write_series(tmp_path / "study", [0.0, 2.0, 4.0], SeriesInstanceUID="1.1", SeriesNumber=1)
+    stack = write_series(tmp_path / "study", [0.0, 5.0], SeriesInstanceUID="1.2", SeriesNumber=2)
+    page.locator("#folder").set_input_files(tmp_path / "study")
+    choice = page.get_by_role("group", name="Series")
+    expect(choice).to_contain_text("2 DICOM series")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#image-line")).to_contain_text("CT, 4 x 3 x 2 voxels")
+    np.testing.assert_array_equal(world.volumes["upload0"].array, stack)
+    expect(choice).to_be_hidden()
 
 
 @pytest.mark.parametrize(
@@ -375,7 +388,8 @@ def test_what_is_no_image_is_refused_with_a_sentence(page: Page, tmp_path: Path,
 
 
 NAMELESS = """() => [...document.querySelectorAll('button, input, select, canvas, progress, section')].filter(one => {
-    const named = (one.getAttribute('aria-labelledby') || '').split(' ').map(id => document.getElementById(id)?.textContent);
+    const ids = (one.getAttribute('aria-labelledby') || '').split(' ');
+    const named = ids.map(id => document.getElementById(id)?.textContent);
     const label = [...(one.labels ?? [])].map(label => label.textContent).join('');
     const own = one.tagName === 'BUTTON' ? one.textContent : '';
     return !(one.getAttribute('aria-label') || named.join('').trim() || label.trim() || own.trim());
