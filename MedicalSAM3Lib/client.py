@@ -115,9 +115,16 @@ class Client:
             self._http, array, ijk_to_lps, {name: value for name, value in facts.items() if value}, on_bytes
         )
 
-    def upload_file(self, path: Path | str, on_bytes: OnBytes | None = None) -> Json:
+    def upload_file(
+        self,
+        path: Path | str,
+        on_bytes: OnBytes | None = None,
+        *,
+        series: int | None = None,
+        frame: int | None = None,
+    ) -> Json:
         """Send a file of an image, or a zip of a DICOM series; see ``client_upload.send_file``."""
-        return client_upload.send_file(self._http, path, None, on_bytes)
+        return client_upload.send_file(self._http, path, {"series": series, "frame": frame}, on_bytes)
 
     def sample(self, name: str) -> Json:
         """A sample of the server as a volume of this client."""

@@ -60,13 +60,16 @@ def send_array(
             write_nrrd(file, array, ijk_to_lps, inner="RGB-color" if is_colour else "", compression=_QUICK)
         except ValueError as error:
             raise InputError(f"The volume cannot be sent: {error}.") from error
-        return send(http, file, "volume.nrrd", facts, on_bytes)
+        return send(http, file, "volume.nrrd", facts, {}, on_bytes)
 
 
 def send_file(
-    http: Http, path: Path | str, facts: Mapping[str, Any] | None = None, on_bytes: OnBytes | None = None
+    http: Http, path: Path | str, choice: Mapping[str, int | None], on_bytes: OnBytes | None = None
 ) -> dict[str, Any]:
     """Send a file as it is and return how the server describes what is in it; of its name only the suffix is told.
+
+    Args:
+        choice: Which image of several: "series" of an archive, from 1; "frame", from 0.
 
     Raises:
         InputError: It cannot be read.
@@ -80,11 +83,16 @@ def send_file(
             f"Expected a file to send, it cannot be read: {(error.strerror or 'no reason').lower()}."
         ) from error
     with file:
-        return send(http, file, f"volume{''.join(path.suffixes[-2:])}".lower(), facts, on_bytes)
+        return send(http, file, f"volume{''.join(path.suffixes[-2:])}".lower(), None, choice, on_bytes)
 
 
 def send(
-    http: Http, file: IO[bytes], name: str, facts: Mapping[str, Any] | None, on_bytes: OnBytes | None
+    http: Http,
+    file: IO[bytes],
+    name: str,
+    facts: Mapping[str, Any] | None,
+    choice: Mapping[str, int | None],
+    on_bytes: OnBytes | None,
 ) -> dict[str, Any]:
     """Send an open file under a name; what the server has by now is not sent again."""
     size, sha256 = _measure(file)
@@ -92,6 +100,8 @@ def send(
         raise InputError("Expected an image, got an empty file; export it again.")
     asked = {"filename": name, "bytes": size, "sha256": sha256, **(facts or {})}
     tell = on_bytes or _ignore
+    chosen = "&".join(f"{name}={number}" for name, number in choice.items() if number is not None)
+    query = f"?{chosen}" if chosen else ""
     for attempt in range(_ROUNDS):
         told = http.request("POST", "/v1/volumes", json_body=asked).json()
         if "volume_id" in told:
@@ -100,7 +110,7 @@ def send(
         upload = f"/v1/uploads/{told['upload_id']}"
         try:
             _send_chunks(http, file, upload, told, tell, shrinks=not name.endswith(_COMPRESSED))
-            return dict(http.request("POST", f"{upload}/complete").json())
+            return dict(http.request("POST", f"{upload}/complete{query}").json())
         except NotThere:  # completed by a request whose answer was lost, or the server has started anew
             if attempt == _ROUNDS - 1:
                 raise

@@ -185,9 +185,7 @@ class Workshop:
         if is_cancelled():
             raise errors.Cancelled("The job was cancelled.")
         values = asdict(predicted) | {"on_disk_gb": predicted.on_disk_gb, "problem": predicted.problem}
-        return {
-            name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()
-        }
+        return {"estimate": {name: None if value != value else value for name, value in values.items()}}
 
     def _settings(self, asked: dict[str, Any]) -> SegmentSettings:
         """What a client asked, on this device and within this server's memory."""

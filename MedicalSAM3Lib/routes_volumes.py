@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -25,7 +26,8 @@ async def open_upload(
     asked: wire.UploadRequest, front: FrontOf, who: WhoOf, response: Response, key: routing.KeyOf = None
 ) -> wire.Upload | wire.VolumeEntry:
     """Announce a file. 201: send its bytes; 200: its content is here already, as a volume of yours."""
-    volume = front.shelf.peek(front.shelf.name_of(who.owner, asked.sha256))
+    content = Source(Path(), asked.bytes, asked.sha256, modality=asked.modality, is_picture=asked.is_picture)
+    volume = front.shelf.peek(front.shelf.name_of(who.owner, content))
     if volume is not None:
         response.status_code = 200
         return volume_entry(front.shelf.find(who.owner, volume.volume_id))
@@ -33,6 +35,7 @@ async def open_upload(
     if before is not None and any(upload.upload_id == before for upload in front.uploads):
         return _upload(front.uploads.find(who.owner, before), front.settings.chunk_bytes)
     upload = front.uploads.open(who.owner, asked.filename, asked.bytes, asked.sha256)
+    upload.modality, upload.is_picture = asked.modality, asked.is_picture
     front.keys.remember(who.owner, "volumes", key, asked, upload.upload_id)
     return _upload(upload, front.settings.chunk_bytes)
 
@@ -107,7 +110,7 @@ async def complete_upload(
     """
     upload = front.uploads.find(who.owner, upload_id)
     front.uploads.check_whole(upload)
-    source = Source(upload.file, upload.num_bytes, upload.sha256, series, frame)
+    source = Source(upload.file, upload.num_bytes, upload.sha256, series, frame, upload.modality, upload.is_picture)
     volume = await front.shelf.decode(who.owner, source)
     front.uploads.discard(upload)
     return volume_entry(volume)

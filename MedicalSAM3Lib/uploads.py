@@ -36,7 +36,7 @@ class Upload:
         upload_id: Unguessable.
         owner: To whom it belongs.
         suffix: One of ``decoding.SUFFIXES``.
-        num_bytes, sha256: As announced.
+        num_bytes, sha256, modality, is_picture: As announced.
         folder: Its own.
         digest: Of what has arrived.
         touched: Monotonic time (s) of its last use.
@@ -50,6 +50,8 @@ class Upload:
     num_bytes: int
     sha256: str
     folder: Path
+    modality: str = ""
+    is_picture: bool = False
     received: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
     touched: float = field(default_factory=time.monotonic)

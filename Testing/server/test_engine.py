@@ -126,7 +126,7 @@ def test_two_volumes_of_one_content_share_features_until_both_are_dropped(worksh
 def test_an_estimate_is_plain_values(workshop: Workshop, bench: Bench) -> None:
     workshop.do(bench.order(oblique_volume(), kind="estimate"), bench.answers.append, never)
     assert bench.kinds() == ["done"]
-    told = json.loads(json.dumps(bench.answers[0].data, allow_nan=False))
+    told = json.loads(json.dumps(bench.answers[0].data, allow_nan=False))["estimate"]
     assert told["seconds"] > 0
     assert told["slices"] == 6
     assert told["problem"] == ""
