@@ -1,38 +1,23 @@
 /** The page: opens an image, asks for concepts on it, shows the answers. Read from `start` on. */
 
-import { call, getJson, keepToken, onUnauthorised, postJson } from "./api.js";
+import { call, getJson, pause, postJson } from "./api.js";
 import { ConceptField } from "./concepts.js";
 import { byId, element, save, say } from "./dom.js";
 import { centre } from "./masks.js";
 import { asOne, chooseSeries, droppedFiles } from "./opening.js";
 import { Results } from "./results.js";
 import { addNotices, cancelJob, fetchSegments, followJob, forgetJob, keptJob, showNotices, sliceAxis, startJob } from "./run.js";
+import { wireToken } from "./token.js";
 import { upload } from "./upload.js";
 import { megabytes, percent, sizeLine } from "./words.js";
 import { showable, Viewer } from "./viewer.js";
+
+const MODEL_WAIT_MS = 2000;
 
 const viewer = new Viewer();
 const results = new Results(viewer);
 const concepts = new ConceptField(update);
 const page = { volume: null, job: null, running: false, opening: null, limits: {} };
-
-/** Requests that wait for the reader to type a token; all go on with the same one. */
-let waiting = [];
-onUnauthorised((message) => {
-  byId("token-text").textContent = message;
-  byId("token-form").hidden = false;
-  byId("token").focus();
-  return new Promise((resolve) => { waiting.push(resolve); });
-});
-
-function useToken() {
-  keepToken(byId("token").value.trim());
-  byId("token").value = "";
-  byId("token-form").hidden = true;
-  const all = waiting;
-  waiting = [];
-  all.forEach((resolve) => resolve());
-}
 
 function showError(error) {
   byId("error").hidden = !error;
@@ -109,8 +94,8 @@ const openFiles = (files) => openWith(async (signal) => {
 const openSample = (name) => openWith(async (signal) => {
   byId("progress").removeAttribute("value");
   byId("progress-line").textContent = "Opening the sample";
-  const volume = await postJson(`v1/samples/${name}`, {}, { signal });
-  await viewer.open(await (await call("GET", `v1/samples/${name}/file`, { signal })).blob(), ".nii.gz");
+  const show = async () => viewer.open(await (await call("GET", `v1/samples/${name}/file`, { signal })).blob(), ".nii.gz");
+  const [volume] = await Promise.all([postJson(`v1/samples/${name}`, {}, { signal }), show()]);
   return volume;
 });
 
@@ -188,10 +173,7 @@ async function download(format) {
 }
 
 function wire() {
-  byId("token-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    if (byId("token").value.trim()) useToken();
-  });
+  wireToken();
   byId("open-file").addEventListener("click", () => byId("file").click());
   byId("open-folder").addEventListener("click", () => byId("folder").click());
   for (const id of ["file", "folder"]) {
@@ -222,20 +204,37 @@ function wire() {
   });
 }
 
+/** What the model is, as soon as an engine has loaded it. */
+async function showModel() {
+  for (;;) {
+    const { model, limits } = await getJson("v1/capabilities");
+    page.limits = limits ?? {};
+    if (model) {
+      byId("model-line").textContent = model.demonstration
+        ? "Demonstration model: it shows that the parts work, and no more."
+        : `Model ${model.name}.`;
+      return;
+    }
+    byId("model-line").textContent = "The model is being loaded.";
+    await pause(MODEL_WAIT_MS);
+  }
+}
+
+async function showSamples() {
+  const samples = await getJson("v1/samples");
+  byId("samples").replaceChildren(...samples.map(({ name, title }) => {
+    const button = element("button", { type: "button", textContent: samples.length > 1 ? title : "Sample", title });
+    button.addEventListener("click", () => openSample(name));
+    return button;
+  }));
+}
+
 async function start() {
   wire();
   await attempt(async () => {
-    const { model, limits } = await getJson("v1/capabilities");
-    page.limits = limits ?? {};
-    byId("model-line").textContent = model?.demonstration
-      ? "Demonstration model: it shows that the parts work, and no more."
-      : `Model ${model?.name ?? "unknown"}.`;
-    const samples = await getJson("v1/samples");
-    byId("samples").replaceChildren(...samples.map(({ name, title }) => {
-      const button = element("button", { type: "button", textContent: samples.length > 1 ? title : "Sample", title });
-      button.addEventListener("click", () => openSample(name));
-      return button;
-    }));
+    await showSamples();
+    // Not waited for: an image can be opened, and a job queued, while the model is being loaded.
+    attempt(showModel);
     await resume();
   });
 }

@@ -4,9 +4,9 @@ import { arrayAxes, toMm, toVoxel } from "./geometry.js";
 import { paintAll } from "./masks.js";
 
 const PLANES = { axial: "AXIAL", coronal: "CORONAL", sagittal: "SAGITTAL", render: "RENDER" };
-/** Left, top, width and height of axial, coronal, sagittal and 3D, in parts of a wide and of a tall canvas. */
-const WIDE = [[0, 0, 0.58, 1], [0.58, 0, 0.42, 0.28], [0.58, 0.28, 0.42, 0.28], [0.58, 0.56, 0.42, 0.44]];
+/** Left, top, width and height of axial, coronal, sagittal and 3D, in parts of a tall and of a wide canvas. */
 const TALL = [[0, 0, 1, 0.5], [0, 0.5, 0.5, 0.25], [0, 0.75, 0.5, 0.25], [0.5, 0.5, 0.5, 0.5]];
+const wide = (side) => [[0, 0, 0.58, 1], [0.58, 0, 0.42, side], [0.58, side, 0.42, side], [0.58, 2 * side, 0.42, 1 - 2 * side]];
 /** Grey with little body, so that the segments are seen inside the patient in 3D. */
 const GLASS = { R: [0, 255], G: [0, 255], B: [0, 255], A: [0, 70], I: [0, 255] };
 const CT_AIR = -900;
@@ -32,7 +32,7 @@ export class VolumeView {
     await this.nv.attachToCanvas(this.canvas);
     this.nv.addColormap("glass", GLASS);
     this.nv.setRenderAzimuthElevation(150, 35);
-    this.nv.setScale(1.5);
+    this.nv.setScale(1.3);
     new ResizeObserver(() => this.layOut()).observe(this.canvas);
     this.nv.onLocationChange = ({ mm, values }) => this.onMove({ ijk: this.voxelAt(mm), value: values[0]?.value });
   }
@@ -114,19 +114,28 @@ export class VolumeView {
   /** CT by its header or, as NIfTI has no modality, by the air around the patient. */
   isCt(modality) { return modality === "CT" || (!modality && this.image.global_min <= CT_AIR); }
 
+  /** Lengths in mm along the patient's axes. */
+  extents() {
+    return this.axes.map((axis) => this.shapeKji[2 - axis] * Math.hypot(...[0, 1, 2].map((row) => this.affine[row][axis])));
+  }
+
   setView(name) {
     this.viewName = name;
     this.layOut();
   }
 
   layOut() {
+    if (!this.image) return;
     const { SLICE_TYPE: types } = globalThis.niivue;
     if (this.viewName in PLANES) {
       this.nv.clearCustomLayout();
       this.nv.setSliceType(types[PLANES[this.viewName]]);
       return;
     }
-    const places = this.canvas.clientWidth > this.canvas.clientHeight ? WIDE : TALL;
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    // Coronal and sagittal get the height that a few slices or a whole body need, 3D the rest.
+    const [across, , along] = this.extents();
+    const places = width > height ? wide(Math.min(0.3, Math.max(0.12, (0.5 * width * along) / across / height))) : TALL;
     const order = [types.AXIAL, types.CORONAL, types.SAGITTAL, types.RENDER];
     this.nv.setSliceType(types.MULTIPLANAR);
     this.nv.setCustomLayout(order.map((sliceType, index) => ({ sliceType, position: places[index] })));

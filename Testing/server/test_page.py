@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,11 @@ from Testing.server.fake_server import SAMPLE, World, serve
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'medical-sam3[dev]'")
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from Testing.server.page_shots import FLAGS, chromium, real_server, segment_sample  # noqa: E402
+
+CHROMIUM = chromium()
 NODE = shutil.which("node")
-FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-PATIENCE_MS = 30_000
+PATIENCE_MS = 60_000
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium")
 
@@ -60,6 +62,13 @@ def organs() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def page(browser: Browser, world: World) -> Iterator[Page]:
+    """The page of the server whose answers are known."""
+    with opened(browser, world.url) as page:
+        yield page
+
+
+@contextmanager
+def opened(browser: Browser, url: str) -> Iterator[Page]:
     """The page, opened. It talks to nobody but its server, throws nothing, and keeps the content policy."""
     context = browser.new_context(
         viewport={"width": 1000, "height": 640}, color_scheme="light", reduced_motion="reduce"
@@ -70,8 +79,8 @@ def page(browser: Browser, world: World) -> Iterator[Page]:
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda said: faults.append(said.text) if is_fault(said.type, said.text) else None)
-    page.on("request", lambda asked: faults.append(asked.url) if not at_home(asked.url, world.url) else None)
-    page.goto(world.url)
+    page.on("request", lambda asked: faults.append(asked.url) if not at_home(asked.url, url) else None)
+    page.goto(url)
     yield page
     context.close()
     assert not faults
@@ -180,6 +189,25 @@ def test_mask_has_its_colour_and_can_be_hidden_and_faded(
     page.get_by_role("slider", name="Mask opacity").fill("1")
     page.get_by_role("combobox", name="View").select_option("render")
     assert near(screen(page), colours["spleen"], 40).sum() > 500
+
+
+def test_real_server_segments_the_sample(browser: Browser, tmp_path: Path) -> None:
+    with real_server(tmp_path / "spool") as url, opened(browser, f"{url}/") as page:
+        segment_sample(page, "liver", "left kidney")
+        assert "✓ Found" in line_of(page, "liver")
+        assert "✕ Not found" in line_of(page, "left kidney")
+        with page.expect_download() as waited:
+            page.get_by_role("button", name="Segmentation (.seg.nrrd)").click()
+        waited.value.save_as(tmp_path / "got.seg.nrrd")
+        mask = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "got.seg.nrrd"))) == 1
+        k, j, i = np.argwhere(mask)[mask.sum() // 2]
+        for name, at in (("Axial", k), ("Coronal", j), ("Sagittal", i)):
+            page.get_by_role("slider", name=name).fill(str(at))
+        expect(page.locator("#readout")).to_contain_text(f"Voxel {i}, {j}, {k}, intensity")
+        expect(page.locator("#readout")).to_contain_text(": liver")
+        page.get_by_role("slider", name="Mask opacity").fill("1")
+        page.get_by_role("combobox", name="View").select_option("axial")
+        assert near(screen(page), (221, 130, 101)).sum() > 2000
 
 
 ORIENTED = {
