@@ -29,7 +29,7 @@ function update() {
   const button = byId("segment");
   button.textContent = page.running ? "Cancel" : "Segment";
   button.classList.toggle("stop", page.running);
-  button.disabled = !page.running && !(page.volume && concepts.all().length);
+  button.disabled = page.running ? !page.job : !(page.volume && concepts.all().length);
   for (const opener of document.querySelectorAll("#drop button")) opener.disabled = page.running;
   byId("progress-block").hidden = !page.running && !page.opening;
 }
@@ -94,20 +94,30 @@ const openFiles = (files) => openWith(async (signal) => {
 const openSample = (name) => openWith(async (signal) => {
   byId("progress").removeAttribute("value");
   byId("progress-line").textContent = "Opening the sample";
-  const show = async () => viewer.open(await (await call("GET", `v1/samples/${name}/file`, { signal })).blob(), ".nii.gz");
-  const [volume] = await Promise.all([postJson(`v1/samples/${name}`, {}, { signal }), show()]);
+  const file = async () => (await call("GET", `v1/samples/${name}/file`, { signal })).blob();
+  const [volume] = await Promise.all([postJson(`v1/samples/${name}`, {}, { signal }), file().then((blob) => show(blob, ".nii.gz"))]);
   return volume;
 });
 
 /** The image as the server has read it: for what a browser cannot read, and after a reload of the page. */
 async function showFromServer(volume) {
   const response = await call("GET", `v1/volumes/${volume.volume_id}/preview`);
-  await viewer.open(await response.blob(), volume.is_picture ? ".png" : ".nii.gz");
+  await show(await response.blob(), volume.is_picture ? ".png" : ".nii.gz");
+}
+
+/** What cannot be shown can be segmented all the same, and its files fetched. */
+async function show(blob, suffix) {
+  try {
+    await viewer.open(blob, suffix);
+  } catch {
+    viewer.clear();
+    addNotices(["This browser cannot show the image (a volume needs WebGL 2). It can be segmented all the same."]);
+  }
 }
 
 async function segment() {
   concepts.settle();
-  page.running = true;
+  Object.assign(page, { running: true, job: null });
   update();
   viewer.setSegments([]);
   showNotices(page.volume.notices ?? []);
@@ -127,6 +137,7 @@ async function segment() {
 /** Follows a job to its end and shows what it found. */
 async function watch(job) {
   page.job = job;
+  update();
   const ended = await followJob(job, (finding) => results.answer(finding));
   page.job = ended;
   addNotices(ended.notices ?? []);
@@ -200,7 +211,8 @@ function wire() {
   }
   document.addEventListener("drop", async (event) => {
     const files = await droppedFiles(event.dataTransfer);
-    if (files.length && !page.running) openFiles(files);
+    if (page.running) showError(new Error("Expected no other image while a job runs; cancel it first."));
+    else if (files.length) openFiles(files);
   });
 }
 

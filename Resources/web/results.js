@@ -50,8 +50,8 @@ export class Results {
     byId("findings").setAttribute("aria-busy", String(busy));
     byId("findings").replaceChildren(...this.lines.map((finding, index) => {
       const own = segments.filter((segment) => segment.finding === index);
-      const alone = own.length === 1 ? this.controls(own[0]) : null;
-      const several = own.length > 1 ? [element("ul", { className: "segments" }, ...own.map((segment) => this.line(segment)))] : [];
+      const alone = own.length === 1 ? this.controls(own[0], how) : null;
+      const several = own.length > 1 ? [element("ul", { className: "segments" }, ...own.map((segment) => this.line(segment, how)))] : [];
       return element("li", {}, head(finding, alone), ...this.facts(finding, how), ...this.review(finding, own, how), ...several);
     }));
   }
@@ -82,22 +82,23 @@ export class Results {
     return [element("div", { className: "review row", role: "group", "aria-label": "Slices to review" }, "Slices to review ", ...buttons, more)];
   }
 
-  /** A box that shows or hides a segment, and a button that goes to its middle. */
-  controls(segment) {
+  /** A box that shows or hides a segment and, in a volume, a button that goes to its middle. */
+  controls(segment, how) {
     const box = element("input", { type: "checkbox", checked: segment.shown, "aria-label": `Show ${segment.name}` });
     box.addEventListener("change", () => {
       segment.shown = box.checked;
       this.viewer.repaint();
     });
+    if (how?.isPicture) return [box];
     const go = element("button", { type: "button", textContent: "Go to", "aria-label": `Go to ${segment.name}` });
     go.addEventListener("click", () => segment.box_kji && this.viewer.goTo(centre(segment.box_kji)));
-    return { box, go };
+    return [box, go];
   }
 
   /** One object of several of a concept. */
-  line(segment) {
-    const { box, go } = this.controls(segment);
-    return element("li", {}, element("label", {}, box, segment.name), go);
+  line(segment, how) {
+    const [box, ...go] = this.controls(segment, how);
+    return element("li", {}, element("label", {}, box, segment.name), ...go);
   }
 }
 
@@ -107,8 +108,8 @@ function head(finding, controls) {
   if (finding.state === "found") swatch.style.backgroundColor = `rgb(${finding.colour.join(" ")})`;
   const state = element("span", { className: `state ${finding.state}` }, finding.word ?? STATES[finding.state]);
   const name = element("span", { className: "name" }, finding.phrase);
-  const label = element("label", { className: "name row" }, ...(controls ? [controls.box] : []), swatch, name);
-  return element("div", { className: "head" }, label, state, ...(controls ? [controls.go] : []));
+  const [box, ...go] = controls ?? [""];
+  return element("div", { className: "head" }, element("label", { className: "name row" }, box, swatch, name), state, ...go);
 }
 
 const note = (text) => (text ? [element("p", { className: "muted" }, text)] : []);

@@ -333,11 +333,14 @@ def test_completion_knows_synonyms_and_sides(page: Page) -> None:
 def test_token_is_asked_for_and_kept_for_this_tab_only(page: Page, world: World) -> None:
     world.token = "open sesame"
     page.reload()
-    for token in ("wrong", "open sesame"):
-        expect(page.get_by_label("Token")).to_be_focused()
-        page.keyboard.type(token)
+    expect(page.get_by_label("Token")).to_be_focused()
+    page.keyboard.type("wrong")
+    with page.expect_response(lambda response: response.status == 401):
         page.keyboard.press("Enter")
-        expect(page.get_by_label("Token")).to_have_value("")
+    expect(page.locator("#token-form")).to_be_visible()
+    expect(page.get_by_label("Token")).to_be_focused()
+    page.keyboard.type("open sesame")
+    page.keyboard.press("Enter")
     expect(page.locator("#token-form")).to_be_hidden()
     open_sample(page)
     assert page.evaluate("[Object.values(sessionStorage).includes('open sesame'), localStorage.length]") == [True, 0]
@@ -401,6 +404,18 @@ def test_one_of_several_series_is_chosen(page: Page, world: World, tmp_path: Pat
     expect(page.locator("#image-line")).to_contain_text("CT, 4 x 3 x 2 voxels")
     np.testing.assert_array_equal(world.volumes["upload0"].array, stack)
     expect(choice).to_be_hidden()
+
+
+def test_without_webgl_it_segments_all_the_same(page: Page, world: World, organs: dict[str, np.ndarray]) -> None:
+    world.masks = organs
+    page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null; window.alert = () => {}")
+    page.reload()
+    open_sample(page)
+    expect(page.locator("#notices")).to_contain_text("This browser cannot show the image")
+    ask(page, "liver")
+    wait_for_end(page)
+    assert "✓ Found" in line_of(page, "liver")
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 @pytest.mark.parametrize(
