@@ -30,11 +30,11 @@ async def export(results: Path, as_format: Format, timeout_s: float) -> Path:
     Raises:
         Refused: 422 "output": the format cannot hold this segmentation; 507: the disk is full.
     """
-    from MedicalSAM3Lib.children import run_child
+    from MedicalSAM3Lib import children
 
     path = results / f"segmentation.{as_format}"
     if not path.is_file():
-        await run_child("exports", [str(results), as_format], timeout_s=timeout_s)
+        await children.run_child("exports", [str(results), as_format], timeout_s=timeout_s)
     return path
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from MedicalSAM3Lib import wire_about
+from MedicalSAM3Lib import children, wire_about
 from MedicalSAM3Lib.catalogue import ModelInfo, catalogue
-from MedicalSAM3Lib.children import run_child
 from MedicalSAM3Lib.jobs import Job, Jobs, failure_of
 from MedicalSAM3Lib.refusals import Refused
 from MedicalSAM3Lib.registry import ModelState, list_models
@@ -73,7 +72,7 @@ class ModelKeeper:
         try:
             async with self._turn:
                 job.start()
-                await run_child("model_jobs", [job.kind, name], timeout_s=TIMEOUT_S, on_line=job.advance)
+                await children.run_child("model_jobs", [job.kind, name], timeout_s=TIMEOUT_S, on_line=job.advance)
         except asyncio.CancelledError:
             job.finish("cancelled")
             raise

@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from MedicalSAM3Lib import volume_files
-from MedicalSAM3Lib.children import run_child
+from MedicalSAM3Lib import children, volume_files
 from MedicalSAM3Lib.decoding import DecodeLimits
 from MedicalSAM3Lib.refusals import Refused, unknown
 from MedicalSAM3Lib.server_settings import ServerSettings
@@ -135,7 +134,7 @@ class Shelf:
         )
         try:
             arguments = [str(source.file), str(folder), json.dumps(asdict(limits))]
-            answer = await run_child("decoding", arguments, timeout_s=settings.decode_s)
+            answer = await children.run_child("decoding", arguments, timeout_s=settings.decode_s)
             facts = volume_files.facts_of(folder)
             self._spool.promise(folder, (folder / volume_files.ARRAY).stat().st_size)
         except BaseException:  # also when the client goes away

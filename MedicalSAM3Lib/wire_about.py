@@ -81,7 +81,7 @@ class Capabilities(Wire):
     formats_out: list[str]
     """Formats of a segmentation."""
     limits: Limits
-    """What is refused beyond."""
+    """What a request may be at most."""
     manage_models: bool
     """Whether this client may download and remove models."""
     settings_schema: dict[str, Any]

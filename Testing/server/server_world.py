@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import SimpleITK as sitk
 from starlette.testclient import TestClient
 
+from MedicalSAM3Lib import decoding, exports
+from MedicalSAM3Lib.children import OnLine
+from MedicalSAM3Lib.errors import MedicalSAM3Error
+from MedicalSAM3Lib.refusals import refusal_of
 from MedicalSAM3Lib.server import create_app
 from MedicalSAM3Lib.server_settings import ServerSettings, make_server_settings
 from MedicalSAM3Lib.spool import Spool
@@ -36,6 +43,8 @@ class World:
     def upload(self, data: bytes, filename: str = "ct.nii.gz", **headers: str) -> Any:
         """Send a file whole; the reply to its completion."""
         opened = self.announce(data, filename, **headers)
+        if opened.status_code == 200:
+            return opened
         assert opened.status_code == 201, opened.text
         upload = opened.json()["upload_id"]
         sent = self.client.put(f"/v1/uploads/{upload}", params={"offset": 0}, content=data, headers=headers)
@@ -68,13 +77,46 @@ class World:
 
 
 @contextmanager
-def world(root: Path, *, engines: FakeEngines | None = None, spool: Spool | None = None, **settings: Any) -> Iterator[World]:
-    """Run a server for as long as the context lasts."""
-    values = {"spool": root / "spool", "decode_bytes": 2 << 30, "decode_s": 60.0, **settings}
+def world(
+    root: Path,
+    *,
+    engines: FakeEngines | None = None,
+    spool: Spool | None = None,
+    real_children: bool = False,
+    **settings: Any,
+) -> Iterator[World]:
+    """Run a server for as long as the context lasts; without ``real_children`` this process does their work."""
     engines = engines or FakeEngines()
-    app = create_app(make_server_settings(**values), engines, spool)
-    with TestClient(app, base_url=BASE, client=("127.0.0.1", 50000)) as client:
+    app = create_app(settings_of(root, **settings), engines, spool)
+    with ExitStack() as stack:
+        if not real_children:
+            stack.enter_context(mock.patch("MedicalSAM3Lib.children.run_child", work_here))
+        client = stack.enter_context(TestClient(app, base_url=BASE, client=("127.0.0.1", 50000)))
         yield World(client, engines, root)
+
+
+async def work_here(
+    module: str, arguments: list[str], *, timeout_s: float, on_line: OnLine | None = None
+) -> dict[str, Any]:
+    """What a child would do and say, without a process and its limits."""
+    try:
+        if module == "decoding":
+            limits = decoding.DecodeLimits(**json.loads(arguments[2]))
+            series: list[dict[str, Any]] = []
+            try:
+                answer = await asyncio.to_thread(
+                    decoding.decode, Path(arguments[0]), Path(arguments[1]), limits, series
+                )
+            except MedicalSAM3Error as error:
+                refused = refusal_of(error)
+                refused.more = {"series": series} if series else {}
+                raise refused from error
+            return answer | {"series": series}
+        assert module == "exports"
+        await asyncio.to_thread(exports.write, Path(arguments[0]), arguments[1])
+        return {"ok": True}
+    except MedicalSAM3Error as error:
+        raise refusal_of(error) from error
 
 
 def settings_of(root: Path, **values: Any) -> ServerSettings:
@@ -94,8 +136,6 @@ def ball(shape: tuple[int, int, int] = (4, 6, 8)) -> np.ndarray:
 
 def nifti(array: np.ndarray, suffix: str = ".nii.gz") -> bytes:
     """A file as SimpleITK writes it, spacing 1 x 2 x 3 mm."""
-    import tempfile
-
     image = sitk.GetImageFromArray(array)
     image.SetSpacing((1.0, 2.0, 3.0))
     with tempfile.TemporaryDirectory() as folder:
