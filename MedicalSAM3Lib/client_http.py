@@ -131,10 +131,12 @@ class Http:
             connection = http.client.HTTPConnection(host, port, timeout=self.timeout_s)
         try:
             connection.request(method, prefix + path, body, {**self._headers(), **(headers or {})})
-            response = connection.getresponse()
-            if response.status >= 400:
-                raise refusal(response.status, _lower(response), response.read(1 << 20))
-            yield response
+            with connection.getresponse() as response:
+                if not _is_whole(response):
+                    raise http.client.IncompleteRead(b"")
+                if response.status >= 400:
+                    raise refusal(response.status, _lower(response), response.read(1 << 20))
+                yield response
         except ssl.SSLCertVerificationError as error:
             raise Denied(
                 "The server's certificate is not one that this computer trusts; give the certificate's file, or ask "
@@ -162,6 +164,12 @@ class Http:
         if self.client_id:
             headers["X-Client"] = self.client_id
         return headers
+
+
+def _is_whole(response: http.client.HTTPResponse) -> bool:
+    """Whether the headers came to their end. Python takes that of the connection for it, and no body for all of it."""
+    has_size = response.getheader("Content-Length") is not None
+    return has_size or response.getheader("Transfer-Encoding") is not None or response.status == 204
 
 
 def read_body(response: http.client.HTTPResponse) -> bytes:

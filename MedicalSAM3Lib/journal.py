@@ -52,7 +52,10 @@ class Journal:
         """
         if job_id in self._open:
             self._open.discard(job_id)
-            self._append({"ended": job_id})
+            if self._open:
+                self._append({"ended": job_id})
+            else:
+                self._file.unlink(missing_ok=True)
 
     @property
     def has_open(self) -> bool:

@@ -69,10 +69,10 @@ def only_one(file: Path) -> Iterator[None]:
         if not _lock(lock):
             raise SettingsError(f"A local server runs already; {file} says how to reach it.")
         try:
+            _remove(file)  # of a server that was killed: it leads nowhere
             yield
         finally:
-            with suppress(OSError):
-                file.unlink()
+            _remove(file)
 
 
 def publish(file: Path, url: str, token: str) -> None:
@@ -154,6 +154,11 @@ def open_missing_streams() -> None:
     sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink()
 
 
 def _lock(file: IO[bytes]) -> bool:

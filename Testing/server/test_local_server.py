@@ -60,6 +60,7 @@ def test_a_second_server_is_refused_also_of_another_process(tmp_path: Path, repo
 def test_a_file_that_a_killed_server_left_does_not_stop_the_next(tmp_path: Path) -> None:
     publish(tmp_path / "local.json", "http://127.0.0.1:1", "old")
     with only_one(tmp_path / "local.json"):
+        assert read_connection(tmp_path / "local.json") is None, "nobody must take the old one for the new one"
         publish(tmp_path / "local.json", "http://127.0.0.1:2", "new")
         found = read_connection(tmp_path / "local.json")
         assert found is not None

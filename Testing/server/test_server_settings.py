@@ -22,7 +22,11 @@ def written(folder: Path, name: str, text: str) -> Path:
 
 def test_flags_stand_before_environment_before_file_before_defaults(tmp_path: Path) -> None:
     file = written(tmp_path, "server.toml", 'port = 1\nqueue = 2\nconcepts = 3\nallow_hosts = ["a", "b"]\n')
-    environ = {"MEDSAM3_SERVER_PORT": "4", "MEDSAM3_SERVER_QUEUE": "5", "MEDSAM3_SERVER_ALLOW_ORIGINS": "http://x, http://y"}
+    environ = {
+        "MEDSAM3_SERVER_PORT": "4",
+        "MEDSAM3_SERVER_QUEUE": "5",
+        "MEDSAM3_SERVER_ALLOW_ORIGINS": "http://x, http://y",
+    }
     settings = load_settings(file, {"port": 6, "queue": None}, environ)
     assert (settings.port, settings.queue, settings.concepts, settings.voxels) == (6, 5, 3, 1 << 29)
     assert settings.allow_hosts == ("a", "b")
@@ -31,7 +35,12 @@ def test_flags_stand_before_environment_before_file_before_defaults(tmp_path: Pa
 
 def test_without_anything_the_server_is_this_machines_own() -> None:
     settings = load_settings(environ={})
-    assert (settings.host, settings.tokens, settings.is_local, settings.may_manage_models) == ("127.0.0.1", (), True, True)
+    assert (settings.host, settings.tokens, settings.is_local, settings.may_manage_models) == (
+        "127.0.0.1",
+        (),
+        True,
+        True,
+    )
     assert settings.warnings() == ()
 
 

@@ -123,3 +123,6 @@ def test_a_journal_forgets_what_has_ended(tmp_path: Path) -> None:
     assert journal.has_open
     assert unfinished([*lines, '{"job_id": "thr', "[]", "{}"]) == [second]
     assert unfinished([]) == []
+    journal.end("two")
+    assert not journal.has_open
+    assert not (tmp_path / "journal").exists()
