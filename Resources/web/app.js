@@ -84,8 +84,7 @@ const openFiles = (files) => openWith(async (signal) => {
   const volume = await upload(blob, suffix, (stage, fraction) => {
     byId("progress").value = fraction;
     byId("progress-line").textContent = stage === "Sending" ? `Sending, ${percent(fraction)} of ${megabytes(blob.size)}` : `${stage} the image`;
-    for (const opener of document.querySelectorAll("#drop button")) opener.disabled = page.running;
-  byId("progress-block").hidden = false;
+    byId("progress-block").hidden = false;
   }, chooseSeries, signal);
   if (!viewer.shows(volume.shape_kji)) await showFromServer(volume);
   return volume;

@@ -6,51 +6,16 @@ Taken of the real server with the demonstration model, in Chromium.
 from __future__ import annotations
 
 import io
-import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import sync_playwright
 
-FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-"""As root, and without a graphics card."""
+from Testing.server.page_driver import FLAGS, chromium, real_server, segment_sample
 
 CONCEPTS = ("liver", "spleen", "vertebra", "left kidney")
 PATIENCE_MS = 120_000
-
-
-def chromium() -> str | None:
-    """Path of the browser, or None where there is none."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next((path for name in names if (path := shutil.which(name))), None)
-
-
-@contextmanager
-def real_server(spool: Path) -> Iterator[str]:
-    """Address of ``medsam3 serve`` with the demonstration model, in a process of its own."""
-    command = [sys.executable, "-m", "MedicalSAM3Lib.cli", "serve", "--port", "0", "--set", f"spool={spool}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield next(line.split()[2] for line in process.stdout if line.startswith("Serving on "))
-        finally:
-            process.terminate()
-
-
-def segment_sample(page: Page, *concepts: str) -> None:
-    """Open the sample, ask for concepts, and wait for the answers."""
-    page.get_by_role("button", name="Sample").click()
-    for concept in concepts:
-        page.get_by_role("combobox", name="Concepts").fill(concept)
-        page.keyboard.press("Enter")
-    page.locator("#segment:enabled").click()
-    page.locator("#downloads").wait_for()
-    page.locator("#model-line", has_text="Demonstration model").wait_for()
 
 
 def main() -> None:
