@@ -14,7 +14,10 @@ TORCH_FREE = (
     "MedicalSAM3Lib",
     *(
         f"MedicalSAM3Lib.{name}"
-        for name in "structures errors config geometry files dicom resources registry concepts words report cli".split()
+        for name in (
+            "structures errors config geometry files dicom resources registry concepts words report cli "
+            "engine_port masks_wire volume_files result_files server serving server_settings"
+        ).split()
     ),
     "MedicalSAM3.MedicalSAM3Slicer.command",
     "MedicalSAM3.MedicalSAM3Slicer.outcome",

@@ -256,6 +256,14 @@ def test_results_that_cannot_be_read_fail_the_job(one: World) -> None:
     assert one.wait(job, "failed")["error"]["code"] == "results"
 
 
+def test_results_that_do_not_fit_the_disk_fail_the_job(one: World) -> None:
+    job = one.ask(one.volume(), "liver").json()["job_id"]
+    one.front.spool._most_bytes = one.front.spool.promised_bytes + 100
+    one.engines.finish(job)
+    assert one.wait(job, "failed")["error"]["code"] == "disk_full"
+    assert list(one.front.spool.folder.glob("job-*")) == []
+
+
 def test_a_full_queue_is_refused_and_positions_are_seen(tmp_path: Path) -> None:
     with world(tmp_path, queue=3, queue_per_client=2) as small:
         volume = small.volume()

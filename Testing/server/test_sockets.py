@@ -21,7 +21,6 @@ from MedicalSAM3Lib.serving import listen, serve
 from Testing.server.fake_engines import FakeEngines
 from Testing.server.server_world import ball, nifti, settings_of
 
-
 JSON = {"Content-Type": "application/json"}
 
 
