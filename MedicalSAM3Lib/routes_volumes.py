@@ -36,7 +36,7 @@ async def open_upload(
     before = front.keys.recall(who.owner, "volumes", key, asked)
     if before is not None and any(upload.upload_id == before for upload in front.uploads):
         return _upload(front.uploads.find(who.owner, before), front.settings.chunk_bytes)
-    upload = front.uploads.open(who.owner, asked.filename, asked.bytes, asked.sha256)
+    upload = front.uploads.open(who.owner, asked.filename, asked.bytes, asked.sha256, who.lane)
     front.keys.remember(who.owner, "volumes", key, asked, upload.upload_id)
     return _upload(upload, front.settings.chunk_bytes)
 
