@@ -20,7 +20,7 @@ WINDOW_PRESETS_HU: dict[str, tuple[float, float]] = {
 class SegmentSettings(BaseModel):
     """How to segment. Frozen, validated on construction, saved with every result."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """Where to compute: "auto", "cpu", "mps", "cuda" or "cuda:N"."""

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MedicalSAM3Lib.errors import ChoiceNeeded, InputError, MedicalSAM3Error, TooLarge
+from MedicalSAM3Lib.errors import InputError, MedicalSAM3Error, SeriesNeeded, TooLarge
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.dicom import SeriesInfo
@@ -124,7 +124,7 @@ def _choose(path: Path, wanted: int | None, series: list[dict[str, Any]]) -> str
     if len(listed) > 1:
         series += [_entry(info) for info in listed]
         if wanted is None:
-            raise ChoiceNeeded(f"Expected one DICOM series, got {len(listed)}; choose one of them by its index.")
+            raise SeriesNeeded(f"Expected one DICOM series, got {len(listed)}; choose one of them by its index.")
     return None if wanted is None else f"#{wanted}"
 
 

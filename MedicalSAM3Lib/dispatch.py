@@ -156,6 +156,10 @@ class Dispatcher:
         try:
             report = result_files.read_report(job.out)
             job.segments = result_files.read_segments(job.out)
+            self._spool.settle(job.out)
+        except Refused as refused:
+            self._end(job, "failed", failure(refused.code, refused.message))
+            return
         except (OSError, ValueError) as error:
             logger.error("results of a job cannot be read: %s", type(error).__name__)
             self._end(

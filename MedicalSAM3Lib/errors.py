@@ -6,7 +6,7 @@ clinician as it stands. It never holds a patient's name, an identifier or image 
     MedicalSAM3Error
     |-- InputError          the image, the folder or the mask cannot be used      exit code 2
     |   |-- GeometryError   the image's axes cannot be trusted                    exit code 2
-    |   |-- ChoiceNeeded    it holds several series, and none was chosen          exit code 2
+    |   |-- ChoiceNeeded    it holds several images, and none was chosen          exit code 2
     |   `-- TooLarge        the image is larger than may be read here             exit code 2
     |-- PromptError         the typed concept cannot be used                      exit code 2
     |-- SettingsError       a setting, or two that contradict each other          exit code 2
@@ -52,7 +52,13 @@ class GeometryError(InputError):
 
 
 class ChoiceNeeded(InputError):
-    """An archive holds several series, and none was chosen."""
+    """A file or a folder holds several images, and none was chosen."""
+
+    code = "frame"
+
+
+class SeriesNeeded(ChoiceNeeded):
+    """The images are series of a study."""
 
     code = "series"
 

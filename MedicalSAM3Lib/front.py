@@ -46,6 +46,7 @@ class Front:
         self.dispatcher = Dispatcher(engines, self.jobs, self.shelf, self.spool, settings)
         self.metrics = Metrics(self.dispatcher.turns, engines, self.spool)
         self.dispatcher.on_end = self.metrics.count_job
+        self._dropping = asyncio.Lock()
         self._tidying: asyncio.Task[None] | None = None
         self._bury_left_behind()
 
@@ -76,6 +77,11 @@ class Front:
             self.jobs.forget(job)
         else:
             self.dispatcher.forget(job)
+
+    async def drop_features(self, volumes: list[Path] | None) -> int:
+        """See ``Engines``. One at a time: it may wait for an engine, and must not keep all threads waiting."""
+        async with self._dropping:
+            return await asyncio.to_thread(self.engines.drop_features, volumes)
 
     def tidy(self, now: float) -> None:
         """Remove what nobody has used for ``idle_s``.

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from MedicalSAM3Lib.refusals import Refused
@@ -90,6 +91,8 @@ class Guard:
             return
         try:
             await self._app(scope, body.receive, reply.send)
+        except ClientDisconnect:  # nobody is there to be answered
+            return
         except Exception as error:
             _log(error)
             if not reply.has_begun:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from MedicalSAM3Lib.errors import InputError, TooLarge
+from MedicalSAM3Lib.errors import ChoiceNeeded, InputError, TooLarge
 
 CGROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
@@ -149,12 +149,13 @@ def pick_frame(frame: int | None, num_frames: int, kind: str = "frames") -> int:
         kind: What they are called in the message ("frames", "pages", ...).
 
     Raises:
-        InputError: There are several and none was asked for, or the one asked for is not there.
+        ChoiceNeeded: There are several and none was asked for.
+        InputError: The one asked for is not there.
     """
     if frame is None and num_frames == 1:
         return 0
     if frame is None:
-        raise InputError(
+        raise ChoiceNeeded(
             f"Expected one 3D volume or one picture, got {num_frames} {kind}; "
             f"pick one with frame= (--frame), 0 to {num_frames - 1}."
         )

@@ -11,11 +11,15 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from MedicalSAM3Lib import routing, samples, volume_preview, wire, wire_about
+from MedicalSAM3Lib.refusals import Refused
 from MedicalSAM3Lib.routing import FrontOf, WhoOf
 from MedicalSAM3Lib.shelf import Shelved, Source
 from MedicalSAM3Lib.uploads import Upload
 
 router = APIRouter(prefix="/v1", tags=["volumes"], responses=routing.REFUSALS)
+
+_WORTH_ANOTHER_TRY = ("series", "frame", "disk_full")
+"""Refusals after which the same file can be completed again."""
 
 Series = Annotated[int | None, Query(ge=1, le=100_000, description="Which series of an archive, from 1.")]
 Frame = Annotated[int | None, Query(ge=0, le=1_000_000, description="Which frame of a 4D image, from 0.")]
@@ -34,7 +38,7 @@ async def open_upload(
     before = front.keys.recall(who.owner, "volumes", key, asked)
     if before is not None and any(upload.upload_id == before for upload in front.uploads):
         return _upload(front.uploads.find(who.owner, before), front.settings.chunk_bytes)
-    upload = front.uploads.open(who.owner, asked.filename, asked.bytes, asked.sha256)
+    upload = front.uploads.open(who.owner, asked.filename, asked.bytes, asked.sha256, who.lane)
     upload.modality, upload.is_picture = asked.modality, asked.is_picture
     front.keys.remember(who.owner, "volumes", key, asked, upload.upload_id)
     return _upload(upload, front.settings.chunk_bytes)
@@ -66,7 +70,7 @@ async def remove_volume(volume_id: str, front: FrontOf, who: WhoOf) -> None:
     """Remove a volume and what the engines remember of it; results of its jobs stay."""
     volume = front.shelf.find(who.owner, volume_id)
     if not volume.users:
-        await asyncio.to_thread(front.engines.drop_features, [volume.folder])
+        await front.drop_features([volume.folder])
     front.shelf.remove(volume)
 
 
@@ -104,14 +108,19 @@ async def remove_upload(upload_id: str, front: FrontOf, who: WhoOf) -> None:
 async def complete_upload(
     upload_id: str, front: FrontOf, who: WhoOf, series: Series = None, frame: Frame = None
 ) -> wire.VolumeEntry:
-    """Check and decode a file. 422 "series" lists what an archive holds; ask again with one of them.
+    """Check and decode a file. 422 "series" (which lists what an archive holds) or "frame": ask again with one of them.
 
-    The upload is over once a volume has come of it; until then it can be completed again.
+    Otherwise the upload is over, whether a volume has come of it or not.
     """
     upload = front.uploads.find(who.owner, upload_id)
     front.uploads.check_whole(upload)
     source = Source(upload.file, upload.num_bytes, upload.sha256, series, frame, upload.modality, upload.is_picture)
-    volume = await front.shelf.decode(who.owner, source)
+    try:
+        volume = await front.shelf.decode(who.owner, source)
+    except Refused as refused:
+        if refused.code not in _WORTH_ANOTHER_TRY:
+            front.uploads.discard(upload)
+        raise
     front.uploads.discard(upload)
     return volume_entry(volume)
 
@@ -143,7 +152,7 @@ async def drop_features(front: FrontOf, who: WhoOf) -> wire_about.Freed:
     """Forget what the engines remember of your volumes; on a server without tokens, of all."""
     own = [volume.folder for volume in front.shelf if volume.owner == who.owner]
     volumes = own if front.settings.tokens else None
-    return wire_about.Freed(freed_bytes=await asyncio.to_thread(front.engines.drop_features, volumes))
+    return wire_about.Freed(freed_bytes=await front.drop_features(volumes))
 
 
 def volume_entry(volume: Shelved) -> wire.VolumeEntry:

@@ -136,7 +136,7 @@ class Shelf:
             arguments = [str(source.file), str(folder), json.dumps(asdict(limits))]
             answer = await children.run_child("decoding", arguments, timeout_s=settings.decode_s)
             facts = volume_files.facts_of(folder)
-            self._spool.promise(folder, (folder / volume_files.ARRAY).stat().st_size)
+            self._spool.settle(folder)
         except BaseException:  # also when the client goes away
             self._spool.remove(folder)
             raise

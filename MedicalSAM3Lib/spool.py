@@ -54,7 +54,7 @@ class Spool:
             raise OutputError(
                 f"Expected a folder for uploads that can be written to, but {reason}; set spool."
             ) from error
-        self._lock = FileLock(self.folder / LOCK)
+        self._lock = FileLock(self.folder / LOCK, thread_local=False)  # closed by whichever thread
         self._lock.acquire(timeout=0)
 
     @property
@@ -95,6 +95,14 @@ class Spool:
     def promised_bytes(self) -> int:
         """Set aside for all folders together."""
         return sum(self._promised.values())
+
+    def settle(self, folder: Path) -> None:
+        """Set aside for a folder what it takes by now.
+
+        Raises:
+            Refused: 507 "disk_full".
+        """
+        self.promise(folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
 
     def free_bytes(self) -> int:
         """Room on the disk."""

@@ -23,6 +23,9 @@ from MedicalSAM3Lib.spool import Spool
 
 _BLOCK = 1 << 20
 
+LEFT_LYING_S = 60.0
+"""An upload of which nothing came for this time (s) may have been given up without a word."""
+
 _WBITS = {"gzip": 31, "deflate": 15}
 
 _Write = Callable[[bytes], Any]
@@ -38,6 +41,7 @@ class Upload:
         suffix: One of ``decoding.SUFFIXES``.
         num_bytes, sha256, modality, is_picture: As announced.
         folder: Its own.
+        lane: The client that began it; an owner may have many.
         digest: Of what has arrived.
         touched: Monotonic time (s) of its last use.
         turn: Goes up with every writer: an older one, whose connection is dead without knowing, must not write.
@@ -50,6 +54,7 @@ class Upload:
     num_bytes: int
     sha256: str
     folder: Path
+    lane: str = ""
     modality: str = ""
     is_picture: bool = False
     received: int = 0
@@ -74,8 +79,8 @@ class Uploads:
     def __iter__(self) -> Any:
         return iter(list(self._uploads.values()))
 
-    def open(self, owner: str, filename: str, num_bytes: int, sha256: str) -> Upload:
-        """Begin an upload.
+    def open(self, owner: str, filename: str, num_bytes: int, sha256: str, lane: str = "") -> Upload:
+        """Begin an upload. It takes the place of one that its client has left lying about, where there are too many.
 
         Raises:
             Refused: 413 "too_large", 415 "format", 429 "uploads", 507 "disk_full".
@@ -84,11 +89,9 @@ class Uploads:
         if num_bytes > self._settings.upload_bytes:
             most = self._settings.upload_bytes / 1e6
             raise Refused(413, "too_large", f"Expected a file of at most {most:,.1f} MB, got {num_bytes / 1e6:,.1f}.")
-        if sum(upload.owner == owner for upload in self) >= self._settings.uploads_per_client:
-            message = f"Expected at most {self._settings.uploads_per_client} uploads at a time, got one more."
-            raise Refused(429, "uploads", f"{message} Complete or delete one of them.")
+        self._make_room(owner, lane)
         folder = self._spool.new_folder("upload", num_bytes)
-        upload = Upload(secrets.token_urlsafe(24), owner, suffix, num_bytes, sha256, folder)
+        upload = Upload(secrets.token_urlsafe(24), owner, suffix, num_bytes, sha256, folder, lane)
         self._uploads[upload.upload_id] = upload
         return upload
 
@@ -150,6 +153,22 @@ class Uploads:
             upload.turn += 1
             message = "Expected the file with the announced SHA-256, another one arrived; send it again from the start."
             raise Refused(422, "checksum", message, received=0)
+
+    def _make_room(self, owner: str, lane: str) -> None:
+        """Let a client begin one more.
+
+        Raises:
+            Refused: 429 "uploads".
+        """
+        most = self._settings.uploads_per_client
+        open_ones = [upload for upload in self if (upload.owner, upload.lane) == (owner, lane)]
+        if len(open_ones) < most:
+            return
+        oldest = min(open_ones, key=lambda upload: upload.touched)
+        if time.monotonic() - oldest.touched < LEFT_LYING_S:
+            message = f"Expected at most {most} uploads at a time, got one more; complete or delete one of them."
+            raise Refused(429, "uploads", message)
+        self.discard(oldest)
 
     def discard(self, upload: Upload) -> None:
         """Forget an upload and its bytes."""

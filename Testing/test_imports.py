@@ -16,7 +16,8 @@ TORCH_FREE = (
         f"MedicalSAM3Lib.{name}"
         for name in (
             "structures errors config geometry files dicom resources registry concepts words report cli "
-            "client engine engines engine_process engine_port volume_cache time_left"
+            "engine_port masks_wire volume_files result_files server serving server_settings "
+            "client cli_remote engine engines engine_process volume_cache time_left local_server"
         ).split()
     ),
     "MedicalSAM3.MedicalSAM3Slicer.command",

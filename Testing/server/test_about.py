@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from MedicalSAM3Lib import __version__, routes_page
+from MedicalSAM3Lib import __version__, model_jobs, routes_page
 from MedicalSAM3Lib.completion import complete
 from MedicalSAM3Lib.concepts import load_concepts
 from MedicalSAM3Lib.config import SegmentSettings
+from MedicalSAM3Lib.errors import WeightsError
 from MedicalSAM3Lib.refusals import Refused
 from Testing.server.fake_engines import FakeEngines
 from Testing.server.server_world import World, bearer, world
@@ -193,6 +195,31 @@ def test_the_bundled_model_stays_and_a_real_child_says_so(tmp_path: Path) -> Non
         assert "part of this software" in error["message"]
         job = one.client.post("/v1/models/tiny/verify").json()["job_id"]
         one.wait(job)
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [
+        (None, {"ok": True}),
+        (WeightsError("It is not installed."), {"ok": False, "code": "weights", "message": "It is not installed."}),
+        (KeyError("/secret"), {"ok": False, "code": "internal", "message": "Unexpected error: KeyError."}),
+    ],
+)
+def test_a_child_tells_how_a_download_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception | None, last: dict[str, Any]
+) -> None:
+    def download(name: str, accept: Any, on_bytes: Any) -> None:
+        assert (name, accept(None)) == ("sam3", True)
+        for done in (1, 2, 10):
+            on_bytes(done, 10)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr("MedicalSAM3Lib.registry.download_model", download)
+    assert model_jobs.main(["download", "sam3"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"stage": "download", "done": 10, "total": 10} in lines
+    assert lines[-1] == last
 
 
 def test_where_others_come_in_models_stay_as_they_are(tmp_path: Path) -> None:

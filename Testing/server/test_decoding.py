@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from MedicalSAM3Lib import children, volume_files
 from MedicalSAM3Lib.archives import expands_within, unpack
 from MedicalSAM3Lib.decoding import DecodeLimits, decode
-from MedicalSAM3Lib.errors import ChoiceNeeded, InputError, MedicalSAM3Error, TooLarge
+from MedicalSAM3Lib.errors import InputError, MedicalSAM3Error, SeriesNeeded, TooLarge
 from MedicalSAM3Lib.guards import Allowance
 from MedicalSAM3Lib.refusals import Refused
 from Testing.lib.file_worlds import write_dicom
@@ -192,7 +192,7 @@ def test_an_archive_of_several_series_needs_a_choice(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(data)
     out, series = tmp_path / "nowhere", []  # type: ignore[var-annotated]
     out.mkdir()
-    with pytest.raises(ChoiceNeeded, match="got 2"):
+    with pytest.raises(SeriesNeeded, match="got 2"):
         decode(tmp_path / "x.zip", out, LIMITS, series)
     assert [(entry["index"], entry["n_slices"]) for entry in series] == [(1, 3), (2, 4)]
     volume = decoded(tmp_path, "x.zip", data, replace(LIMITS, series=2))

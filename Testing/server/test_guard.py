@@ -246,6 +246,19 @@ def test_a_fault_is_a_500_without_a_word_of_what_was_sent(caplog: pytest.LogCapt
     assert "Miller" not in caplog.text
 
 
+def test_a_client_that_leaves_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    from starlette.requests import Request
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Request(scope, receive).body()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    assert drive(Guard(app, make_server_settings()), receive) == []
+    assert caplog.text == ""
+
+
 def test_web_sockets_are_closed() -> None:
     async def receive() -> dict[str, Any]:
         return {"type": "websocket.connect"}

@@ -152,6 +152,34 @@ def test_settings_that_cannot_be_used_are_refused(one: World, settings: Any) -> 
     assert one.engines.orders == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"settings": {"memory_budget_gb": 1e999}',
+        '"settings": {"memory_budget_gb": Infinity}',
+        '"settings": {"presence_threshold": NaN}',
+        '"settings": {"slices": [0, 1e300]}',
+        '"settings": {"slices": [0, ' + "9" * 5000 + "]}",
+        '"settings": {"\\ud800": 1}',
+        '"model": "\\ud800"',
+        '"model": ' + "[" * 50_000,
+        '"settings": {"window": "\\u0000,5"}',
+    ],
+)
+def test_values_that_no_number_or_text_can_be_are_refused(one: World, text: str) -> None:
+    body = f'{{"volume_id": "{one.volume()}", "concepts": ["liver"], {text}}}'
+    reply = one.client.post("/v1/jobs", content=body.encode(), headers={"Content-Type": "application/json"})
+    assert reply.status_code in (400, 422)
+    assert reply.json()["code"] in ("settings", "request")
+    assert one.client.get("/v1/jobs").json() == []
+
+
+@pytest.mark.parametrize("path", ["%00", "%ff", "x" * 5000, "%2e%2e", "%27%20OR%201=1"])
+def test_names_that_cannot_be_are_unknown(one: World, path: str) -> None:
+    for kind in ("jobs", "volumes", "uploads"):
+        assert one.client.get(f"/v1/{kind}/{path}").json()["code"] in (kind[:-1], "no_route")
+
+
 @pytest.mark.parametrize("concepts", BAD_CONCEPTS)
 def test_concepts_that_cannot_be_used_are_refused(one: World, concepts: Any) -> None:
     body = {"volume_id": one.volume(), "concepts": concepts}
@@ -254,6 +282,14 @@ def test_results_that_cannot_be_read_fail_the_job(one: World) -> None:
     job = one.ask(one.volume(), "liver").json()["job_id"]
     one.engines.say(job, "done")
     assert one.wait(job, "failed")["error"]["code"] == "results"
+
+
+def test_results_that_do_not_fit_the_disk_fail_the_job(one: World) -> None:
+    job = one.ask(one.volume(), "liver").json()["job_id"]
+    one.front.spool._most_bytes = one.front.spool.promised_bytes + 100
+    one.engines.finish(job)
+    assert one.wait(job, "failed")["error"]["code"] == "disk_full"
+    assert list(one.front.spool.folder.glob("job-*")) == []
 
 
 def test_a_full_queue_is_refused_and_positions_are_seen(tmp_path: Path) -> None:

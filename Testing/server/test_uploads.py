@@ -185,6 +185,22 @@ def test_a_file_that_is_too_large_and_too_many_uploads_are_refused(tmp_path: Pat
         assert (reply.status_code, reply.json()["code"]) == (429, "uploads")
 
 
+def test_clients_of_one_owner_do_not_stand_in_each_others_way(tmp_path: Path) -> None:
+    with world(tmp_path, uploads_per_client=1) as small:
+        for client in ("a", "b"):
+            assert small.announce(DATA, "x.nrrd", **{"X-Client": client}).status_code == 201
+            assert small.announce(DATA, "x.nrrd", **{"X-Client": client}).json()["code"] == "uploads"
+
+
+def test_an_upload_that_was_left_lying_makes_room(tmp_path: Path) -> None:
+    with world(tmp_path, uploads_per_client=1) as small:
+        left = opened(small)
+        (upload,) = small.front.uploads
+        upload.touched -= 61
+        assert small.announce(DATA, "y.nrrd").status_code == 201
+        assert small.client.get(f"/v1/uploads/{left}").status_code == 404
+
+
 def test_what_does_not_fit_the_spool_is_refused_before_it_comes(tmp_path: Path) -> None:
     with world(tmp_path, spool_bytes=150) as small:
         assert small.announce(DATA[:100], "x.nrrd").status_code == 201

@@ -13,6 +13,7 @@ import pytest
 from MedicalSAM3Lib import volume_files
 from MedicalSAM3Lib.resources import resource
 from Testing.server.server_world import OTHER_SECRET, SECRET, World, ball, bearer, nifti, world
+from Testing.server.test_decoding import dicom_files, zipped
 from Testing.server.test_guard import TOKENS
 
 
@@ -66,13 +67,12 @@ def test_a_volume_that_a_job_needs_stays(one: World) -> None:
     assert one.client.delete(f"/v1/volumes/{volume_id}").status_code == 204
 
 
-def test_a_file_that_cannot_be_read_can_be_given_up(one: World) -> None:
+def test_of_a_file_that_cannot_be_read_nothing_stays(one: World) -> None:
     reply = one.upload(nifti(np.full((2, 2, 2), np.nan, np.float32)))
     assert (reply.status_code, reply.json()["code"]) == (422, "input")
     assert "NaN" in reply.json()["message"]
     assert one.client.get("/v1/volumes").json() == []
-    (upload,) = one.front.uploads
-    assert one.client.delete(f"/v1/uploads/{upload.upload_id}").status_code == 204
+    assert list(one.front.uploads) == []
     assert [path.name for path in one.front.spool.folder.iterdir()] == [".lock"]
 
 
@@ -89,12 +89,23 @@ def test_a_frame_of_a_film_is_a_volume_of_its_own(one: World) -> None:
     path = one.root / "film.nii.gz"
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(film, isVector=False), str(path))
     data = path.read_bytes()
-    assert "frame" in one.upload(data).json()["message"]
+    assert one.upload(data).json()["code"] == "frame"
     (upload,) = one.front.uploads
     reply = one.client.post(f"/v1/uploads/{upload.upload_id}/complete?frame=1")
     assert reply.status_code == 200
     (volume,) = one.front.shelf
     assert volume_files.load(volume.folder, "x").array.max() == 101
+
+
+def test_an_archive_of_two_series_asks_which_and_then_is_one(one: World) -> None:
+    data = zipped(dicom_files(one.root, 1) | dicom_files(one.root, 2, 4))
+    reply = one.upload(data, "study.zip")
+    assert (reply.status_code, reply.json()["code"]) == (422, "series")
+    assert [entry["n_slices"] for entry in reply.json()["series"]] == [3, 4]
+    (upload,) = one.front.uploads
+    volume = one.client.post(f"/v1/uploads/{upload.upload_id}/complete?series=2").json()
+    assert (volume["shape_kji"], volume["modality"], len(volume["series"])) == ([4, 6, 5], "CT", 2)
+    assert "ecret" not in reply.text + str(volume)
 
 
 def test_samples_are_volumes_too(one: World) -> None:
