@@ -64,5 +64,5 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(PY)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
-	$(INSTALL) -e '.[train,dev]'
+	$(INSTALL) -e '.[train,server,dev]'
 	touch $@ $(VENV)/.base

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from MedicalSAM3Lib.errors import PromptError
 from MedicalSAM3Lib.resources import ResourceError, resource
 from MedicalSAM3Lib.structures import Codes
 from MedicalSAM3Lib.words import split_side
@@ -108,6 +109,28 @@ def are_relatives(phrase: str, other: str) -> bool:
     if one is None or two is None:
         return False
     return one.concept_id in ancestors(two.concept_id) or two.concept_id in ancestors(one.concept_id)
+
+
+def check_concepts(concepts: Sequence[str]) -> list[str]:
+    """Return the phrases as typed.
+
+    Raises:
+        PromptError: None, an empty one, or one concept asked for twice, under whatever name.
+    """
+    if isinstance(concepts, str):
+        raise PromptError("Expected a list of concepts, got one text; write ['liver'] for one concept.")
+    if not concepts:
+        raise PromptError("Expected at least one concept such as 'liver', got none; type what to look for.")
+    seen: dict[str, str] = {}
+    for phrase in concepts:
+        if not normalise(phrase):
+            raise PromptError("Expected a concept such as 'liver', got an empty one; type what to look for.")
+        concept = find_concept(phrase)
+        key = concept.concept_id if concept else normalise(phrase)
+        if key in seen:
+            raise PromptError(f"'{phrase}' asks for the same concept as '{seen[key]}'; ask for each concept once.")
+        seen[key] = phrase
+    return list(concepts)
 
 
 def normalise(phrase: str) -> str:

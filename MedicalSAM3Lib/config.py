@@ -18,46 +18,42 @@ WINDOW_PRESETS_HU: dict[str, tuple[float, float]] = {
 
 
 class SegmentSettings(BaseModel):
-    """How to segment. Frozen, validated on construction, saved with every result.
+    """How to segment. Frozen, validated on construction, saved with every result."""
 
-    Attributes:
-        device: "auto", "cpu", "mps", "cuda" or "cuda:N".
-        speed: "exact" computes in fp32; "balanced" in bf16 where the device is faster with it;
-            "fast" also looks only at every k-th slice where they are closer than 3 mm (``thick``).
-        window: "auto" (the model's own), a preset of ``WINDOW_PRESETS_HU``, or "LO,HI".
-        axis: Slices across 0 = left-right (sagittal), 1 = front-back (coronal), 2 = head-foot (axial)
-            of the patient; "auto" lets the model and the volume's spacing decide; "all" looks along all
-            three, and the views vote.
-        slices: Half-open range of slices along the axis, in the input's own numbering; with "all" along the
-            axis that "auto" would choose.
-        roi: Half-open voxel box ``(i0, i1, j0, j1, k0, k1)`` of the input; outside nothing is found.
-        rule: "union" of confident instances and the semantic map, or the paper's "top1".
-        mode: "detect" (every slice by itself), "track" (objects carried through the volume), "fuse" (both merged), or
-            "auto": the one that the model's folder names, because it was the best on held-out data.
-        overlap: "exclusive" gives a voxel to its most confident concept, "keep" lets masks overlap, "nested"
-            lets a concept overlap with its parts and wholes in the vocabulary and compete with all others.
-        instances: Keep the objects of a concept apart as segments of their own.
-        confidence_map: Keep the confidence of every voxel beside the masks.
-        presence_threshold: Overrides the model's calibrated threshold (0..1).
-        memory_budget_gb: Memory for the features of a volume in 10^9 bytes, None = from the machine; what
-            exceeds it lies in a temporary file. Changes no result.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """Where to compute: "auto", "cpu", "mps", "cuda" or "cuda:N"."""
     speed: Literal["fast", "balanced", "exact"] = "balanced"
+    """How exactly: "exact" computes in fp32; "balanced" in bf16 where the device is faster with it; "fast" also
+    looks only at every k-th slice where they are closer than 3 mm (``thick``)."""
     window: str = "auto"
+    """Intensities that the model sees: "auto" (the model's own), a preset of ``WINDOW_PRESETS_HU``, or "LO,HI"."""
     axis: Literal["auto", "0", "1", "2", "all"] = "auto"
+    """Slices across 0 = left-right (sagittal), 1 = front-back (coronal), 2 = head-foot (axial) of the patient;
+    "auto" lets the model and the volume's spacing decide; "all" looks along all three, and the views vote."""
     slices: tuple[int, int] | None = None
+    """Half-open range of slices along the axis, in the input's own numbering; with "all" along the axis that "auto"
+    would choose."""
     roi: tuple[int, int, int, int, int, int] | None = None
+    """Half-open voxel box ``(i0, i1, j0, j1, k0, k1)`` of the input; outside nothing is found."""
     rule: Literal["union", "top1"] = "union"
+    """What makes the mask of a slice: "union" of confident instances and the semantic map, or the paper's "top1"."""
     mode: Literal["auto", "detect", "track", "fuse"] = "auto"
+    """What links slices: "detect" (every slice by itself), "track" (objects carried through the volume), "fuse"
+    (both merged), or "auto": the one that the model's folder names, because it was the best on held-out data."""
     overlap: Literal["exclusive", "keep", "nested"] = "exclusive"
+    """Who has a voxel: "exclusive" gives a voxel to its most confident concept, "keep" lets masks overlap, "nested"
+    lets a concept overlap with its parts and wholes in the vocabulary and compete with all others."""
     instances: bool = False
+    """Keep the objects of a concept apart as segments of their own."""
     confidence_map: bool = False
+    """Keep the confidence of every voxel beside the masks."""
     presence_threshold: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Overrides the model's calibrated threshold (0..1)."""
     memory_budget_gb: float | None = Field(default=None, gt=0.0)
+    """Memory for the features of a volume in 10^9 bytes, None = from the machine; what exceeds it lies in a
+    temporary file. Changes no result."""
 
     @field_validator("window")
     @classmethod

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from MedicalSAM3Lib.concepts import check_concepts
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.feature_store import temporary_folder
 from MedicalSAM3Lib.guards import available_memory_bytes
 from MedicalSAM3Lib.meter import Meter
-from MedicalSAM3Lib.pipeline import check_concepts, check_settings, settled
+from MedicalSAM3Lib.pipeline import check_settings, settled
 from MedicalSAM3Lib.probe import Costs, Rates, measure
 from MedicalSAM3Lib.process_memory import peak_bytes, resident_bytes
 from MedicalSAM3Lib.runtime import peak_memory_mb, pick_runtime, start_peak_memory

@@ -85,6 +85,16 @@ class FeatureCache:
             budget = memory_budget(self._budget_gb, self._in_memory())
             return self._held() + self._derived() + num_bytes <= budget * _DERIVED_SHARE
 
+    def drop(self, key: str) -> int:
+        """Drop the features of that key, with what was made of them, if they are there; return their size in bytes."""
+        with self._lock:
+            store = self._stores.pop(key, None)
+            if store is None:
+                return 0
+            size = store.nbytes + store.derived.nbytes
+            store.derived.clear()
+            return size
+
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:

@@ -7,11 +7,13 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from MedicalSAM3Lib.errors import InputError
+from MedicalSAM3Lib.errors import ChoiceNeeded, InputError, TooLarge
 
 CGROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
@@ -28,6 +30,32 @@ CPU_QUOTA_FILES = (
     ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
 )
 """Microseconds of processor time that a container may use in each period, and the period (cgroup 2, then 1)."""
+
+
+ALWAYS_EXPANDS_TO = 64 << 20
+"""Bytes that a file may expand to, however small it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a reader may take for a file from a stranger, beyond what the memory has room for.
+
+    Attributes:
+        values: Voxels, times colours.
+        expanded_bytes: As stored, after decompression.
+    """
+
+    values: int
+    expanded_bytes: int
+
+    @classmethod
+    def of(cls, values: int, ratio: int, file_bytes: int) -> Allowance:
+        """By how many times larger than the file its content may be."""
+        return cls(values, max(ratio * file_bytes, ALWAYS_EXPANDS_TO))
+
+
+allowance: ContextVar[Allowance | None] = ContextVar("allowance", default=None)
+"""Holds for all readers that are called while it is set; files of one's own need none."""
 
 
 class _WindowsMemory(ctypes.Structure):
@@ -92,13 +120,20 @@ def require_memory(shape: Sequence[int], bytes_per_voxel: int) -> None:
         bytes_per_voxel: As stored in the file; the float32 copy comes on top.
 
     Raises:
-        InputError: More memory is needed than the machine has left.
+        TooLarge: More memory is needed than the machine has left, or than ``allowance`` grants.
     """
-    needed = (bytes_per_voxel + 4) * int(np.prod([int(size) for size in shape], dtype=object))
-    free = available_memory_bytes()
+    values = int(np.prod([int(size) for size in shape], dtype=object))
+    needed, free, size = (bytes_per_voxel + 4) * values, available_memory_bytes(), " x ".join(map(str, shape))
+    limit = allowance.get()
+    if limit is not None and values > limit.values:
+        raise TooLarge(f"Expected an image of at most {limit.values:,} values, got {size}; crop or resample it.")
+    if limit is not None and bytes_per_voxel * values > limit.expanded_bytes:
+        raise TooLarge(
+            f"Expected a file that expands to {limit.expanded_bytes / 1e6:,.0f} MB at most, got a header that promises "
+            f"{bytes_per_voxel * values / 1e6:,.0f} MB; check the header, or save it with less compression."
+        )
     if needed > free:
-        size = " x ".join(str(size) for size in shape)
-        raise InputError(
+        raise TooLarge(
             f"Expected an image that fits in memory, got a header that promises {size} values, which need "
             f"{needed / 1e9:,.1f} GB where {free / 1e9:,.1f} GB are free; "
             "crop or resample the image, or check its header."
@@ -114,12 +149,13 @@ def pick_frame(frame: int | None, num_frames: int, kind: str = "frames") -> int:
         kind: What they are called in the message ("frames", "pages", ...).
 
     Raises:
-        InputError: There are several and none was asked for, or the one asked for is not there.
+        ChoiceNeeded: There are several and none was asked for.
+        InputError: The one asked for is not there.
     """
     if frame is None and num_frames == 1:
         return 0
     if frame is None:
-        raise InputError(
+        raise ChoiceNeeded(
             f"Expected one 3D volume or one picture, got {num_frames} {kind}; "
             f"pick one with frame= (--frame), 0 to {num_frames - 1}."
         )

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from MedicalSAM3Lib.concepts import are_relatives, find_concept, normalise
+from MedicalSAM3Lib.concepts import are_relatives, check_concepts
 from MedicalSAM3Lib.config import SegmentSettings
-from MedicalSAM3Lib.errors import PromptError, SettingsError, WeightsError
+from MedicalSAM3Lib.errors import SettingsError, WeightsError
 from MedicalSAM3Lib.evidence import Evidence
 from MedicalSAM3Lib.feature_cache import FeatureCache
 from MedicalSAM3Lib.findings import judge, make_findings
@@ -122,28 +122,6 @@ def segment_with_report(
         notices=ladder.notices,
     )
     return Segmentation(layers, volume.ijk_to_lps, findings, confidence), record
-
-
-def check_concepts(concepts: Sequence[str]) -> list[str]:
-    """Return the phrases as typed.
-
-    Raises:
-        PromptError: None, an empty one, or one concept asked for twice, under whatever name.
-    """
-    if isinstance(concepts, str):
-        raise PromptError("Expected a list of concepts, got one text; write ['liver'] for one concept.")
-    if not concepts:
-        raise PromptError("Expected at least one concept such as 'liver', got none; type what to look for.")
-    seen: dict[str, str] = {}
-    for phrase in concepts:
-        if not normalise(phrase):
-            raise PromptError("Expected a concept such as 'liver', got an empty one; type what to look for.")
-        concept = find_concept(phrase)
-        key = concept.concept_id if concept else normalise(phrase)
-        if key in seen:
-            raise PromptError(f"'{phrase}' asks for the same concept as '{seen[key]}'; ask for each concept once.")
-        seen[key] = phrase
-    return list(concepts)
 
 
 def settled(settings: SegmentSettings, model: LoadedModel) -> SegmentSettings:
