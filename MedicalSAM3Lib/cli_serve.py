@@ -8,76 +8,36 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from MedicalSAM3Lib import cli_serve_options as options
 from MedicalSAM3Lib.errors import SettingsError
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.engine_port import Engines
     from MedicalSAM3Lib.server_settings import ServerSettings
 
-NETWORK, ENGINES, LOCAL = "Network", "Engines", "For a program that starts a server for itself"
 LOCAL_IDLE_S = 1800.0
 
 _NO_PAIRS: list[str] = []
 
 
 def serve(
-    host: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", rich_help_panel=NETWORK, help="Where to listen; default: this machine only."),
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(metavar="N", rich_help_panel=NETWORK, help="Default: 8765; 0 takes a free one.")
-    ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=NETWORK,
-            help="A line 'NAME TOKEN [EXPIRES]' for each client; needed where others can reach the server.",
-        ),
-    ] = None,
-    tls_certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", rich_help_panel=NETWORK, help="Certificate chain (PEM) for HTTPS.")
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", rich_help_panel=NETWORK, help="Its private key (PEM).")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="NAME", rich_help_panel=ENGINES, help="Model to keep loaded.")
-    ] = None,
-    devices: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", rich_help_panel=ENGINES, help="An engine for each, such as cuda:0,cuda:1."),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", rich_help_panel=ENGINES, help="Threads of each engine on a processor.")
-    ] = None,
-    feature_gb: Annotated[
-        float | None,
-        typer.Option(metavar="GB", rich_help_panel=ENGINES, help="Memory of each engine for recent volumes."),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in TOML; flags win.")] = None,
-    more: Annotated[
-        list[str], typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the file, such as queue=10.")
-    ] = _NO_PAIRS,
-    local: Annotated[
-        bool, typer.Option("--local", rich_help_panel=LOCAL, help="Free port, new token, told in a private file.")
-    ] = False,
-    connection_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", rich_help_panel=LOCAL, help="That file; default: beside the user's models."),
-    ] = None,
-    parent: Annotated[
-        int | None,
-        typer.Option(metavar="PID", rich_help_panel=LOCAL, help="End with this process; default: who started it."),
-    ] = None,
-    idle: Annotated[
-        float, typer.Option(metavar="SECONDS", rich_help_panel=LOCAL, help="End after this time without use.")
-    ] = LOCAL_IDLE_S,
+    host: options.Host = None,
+    port: options.Port = None,
+    token_file: options.TokenFile = None,
+    tls_certificate: options.TlsCertificate = None,
+    tls_key: options.TlsKey = None,
+    model: options.Model = None,
+    devices: options.Devices = None,
+    threads: options.Threads = None,
+    feature_gb: options.FeatureGb = None,
+    config: options.Config = None,
+    more: options.More = _NO_PAIRS,
+    local: options.Local = False,
+    connection_file: options.ConnectionFile = None,
+    parent: options.Parent = None,
+    idle: options.Idle = LOCAL_IDLE_S,
 ) -> None:
     """Serve segmentation over HTTP, with a page for browsers at /, until Ctrl-C.
 

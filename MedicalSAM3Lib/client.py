@@ -23,16 +23,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from MedicalSAM3Lib import __version__, client_upload
+from MedicalSAM3Lib import client_upload
 from MedicalSAM3Lib.atomic import replacing
+from MedicalSAM3Lib.client_check import fit
 from MedicalSAM3Lib.client_events import Event, follow
 from MedicalSAM3Lib.client_http import Http
 from MedicalSAM3Lib.client_upload import OnBytes
 from MedicalSAM3Lib.errors import Cancelled, JobFailed, Mismatch, NotThere
 from MedicalSAM3Lib.masks_wire import PackedMask, unpack
-
-API = "1"
-"""Version of the routes and their fields that this client speaks."""
 
 Json = dict[str, Any]
 OnEvent = Callable[[Event], None]
@@ -77,22 +75,7 @@ class Client:
             Mismatch: They do not, or it is another program that answers.
             ServerError: No answer, or no right to one.
         """
-        told = self.capabilities()
-        api = told.get("api") if isinstance(told, dict) else None
-        if not isinstance(api, str):
-            raise Mismatch("Expected a MedicalSAM3 server, another program answers there; check the address.")
-        if api != API:
-            older = "the server" if _number(api) < _number(API) else "this program"
-            raise Mismatch(f"Expected a server of interface {API}, got {api}; update {older}.")
-        notices = []
-        version, model = told.get("version", ""), told.get("model")
-        if version != __version__:
-            notices.append(f"The server has version {version}, this program {__version__}; they work together.")
-        if model is None:
-            notices.append("The server is still loading its model; the first job waits for it.")
-        elif model.get("demonstration"):
-            notices.append(f"'{model['name']}' is a demonstration model: its results show how this works, no more.")
-        return notices
+        return fit(self.capabilities())
 
     def concepts(self, text: str = "", limit: int = 20) -> list[Json]:
         """Known concepts that a typed text may stand for, best first."""
@@ -311,10 +294,3 @@ class Client:
 
 def _quoted(text: str) -> str:
     return quote(text, safe="")
-
-
-def _number(version: str) -> float:
-    try:
-        return float(version)
-    except ValueError:
-        return float("inf")
