@@ -28,6 +28,7 @@ from MedicalSAM3Lib.config import SegmentSettings, make_settings
 from MedicalSAM3Lib.engine_port import Answer, ModelFacts, Order
 from MedicalSAM3Lib.estimate import estimate
 from MedicalSAM3Lib.feature_cache import memory_budget
+from MedicalSAM3Lib.features import warm_up
 from MedicalSAM3Lib.model_folder import SUMS_FILE, LoadedModel, sha256_of
 from MedicalSAM3Lib.pipeline import segment, segment_with_report, settled
 from MedicalSAM3Lib.registry import AUTO, load_model, resolve
@@ -81,6 +82,7 @@ class Workshop:
         axes = np.meshgrid(*(np.linspace(-1.0, 1.0, side) for side in PHANTOM_KJI), indexing="ij")
         ball = np.where(sum(axis**2 for axis in axes) < 0.5, 60.0, -1000.0).astype(np.float32)
         segment(Volume(ball, np.eye(4), "CT"), ["ball"], model, make_settings(device=self.device))
+        warm_up(model.model, pick_runtime(make_settings(device=self.device)))
         self.tidy()
         return facts_of(model, resolve(self._model).name)
 

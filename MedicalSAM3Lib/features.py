@@ -131,6 +131,14 @@ def encode(
     return TrunkFeatures(_run_trunk(stack, net, runtime, on_progress, budget_gb), runtime.device)
 
 
+def warm_up(net: MedicalSam3, runtime: Runtime) -> None:
+    """Compile the trunk, where that is of use, for the batches of most runs: before anybody waits for it."""
+    if compiling.can(runtime):
+        picture = torch.zeros(1, 3, net.image_size, net.image_size, device=runtime.device)
+        size = slices_at_once(Trunk(net, runtime).encode(picture, 1), runtime)
+        compiling.warm_up(net, runtime, compiling.few_sizes(size))
+
+
 def slices_at_once(tokens_1ld: Tensor, runtime: Runtime) -> int:
     """How many slices go through the trunk together; the tokens of one tell how large they are."""
     most = max(1, _CPU_TOKENS // tokens_1ld.shape[1]) if runtime.device.type == "cpu" else _MOST_SLICES

@@ -146,3 +146,14 @@ def test_with_the_real_compiler_tokens_are_the_same_but_for_rounding(compiled: C
     compiled("inductor")
     torch.testing.assert_close(tokens_of(runtime), plain, atol=0.1, rtol=0.05)
     assert runtime.notices == {}
+
+
+def test_a_warm_up_is_for_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    warmed: list[int] = []
+    monkeypatch.setattr(compiling, "warm_up", lambda net, runtime, size: warmed.append(size))
+    features.warm_up(small_sam3(), Runtime(CPU, torch.bfloat16))
+    assert warmed == []
+    monkeypatch.setattr(compiling, "can", lambda runtime: True)
+    features.warm_up(small_sam3(), Runtime(CPU, torch.bfloat16))
+    assert len(warmed) == 1
+    assert warmed[0] == few_sizes(warmed[0]) >= 1
