@@ -17,19 +17,19 @@ Shapes: B rows, S side of the model's input, s side of its masks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from MedicalSAM3Lib.decide import Action, decide, explained
+from MedicalSAM3Lib.decide import decide, explained
 from MedicalSAM3Lib.ladder import Batches
-from MedicalSAM3Lib.memory import Direction, MemoryLimits, Recall, out_of_reach, recall
+from MedicalSAM3Lib.memory import Direction, MemoryLimits, out_of_reach
 from MedicalSAM3Lib.objects import SliceObjects
 from MedicalSAM3Lib.structures import OnProgress, Progress
 from MedicalSAM3Lib.tracker_steps import Answer, Recalled, SliceImage
+from MedicalSAM3Lib.walks import Remembered, Seen, Track, TrackedMask, Walk, gather
 
 STAGE = "tracking"
 
@@ -55,65 +55,6 @@ class TrackerNet(Protocol):
 
     def memorise(self, image: SliceImage, answer: Answer) -> Tensor:
         """Memories ``(B, L, M)``."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrackedMask:
-    """An object on a slice: ``logits`` float16 ``(s, s)`` in main memory, ``confidence`` 0..1, and whether the
-    detector gave it."""
-
-    logits: Tensor
-    confidence: float
-    is_seed: bool
-
-
-@dataclass(slots=True)
-class Track:
-    """One object of a concept, slice by slice."""
-
-    concept: int
-    masks: dict[int, TrackedMask] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """What is kept of an object on a slice: memory ``(L, M)`` and pointer ``(C,)``."""
-
-    memory: Tensor
-    pointer: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What a walk finds on a slice: what to do, whether the detector shows the object too, the mask of the tracker or,
-    to start again, of the detector, and what to remember."""
-
-    action: Action
-    is_recognised: bool
-    mask: TrackedMask
-    kept: Remembered
-
-
-@dataclass(slots=True)
-class Walk:
-    """A track on its way: what it has seen in one direction. Seeds are shared by both walks of a track; ``credit`` is
-    ``decide``'s."""
-
-    track: Track
-    direction: Direction
-    n: int
-    last: Tensor
-    seeds: dict[int, Remembered]
-    seen: dict[int, Remembered] = field(default_factory=dict)
-    credit: int = 0
-
-    def recall(self, limits: MemoryLimits) -> Recall:
-        """What to look at on slice ``n``."""
-        return recall(self.n, self.direction, self.seeds, self.seen, limits)
-
-    def of(self, n: int) -> Remembered:
-        """What is remembered of a slice."""
-        return self.seeds[n] if n in self.seeds else self.seen[n]
 
 
 def track(
@@ -237,11 +178,11 @@ def _see(
 ) -> list[Seen]:
     """What each walk of a batch finds on its slice, and what follows from it; changes nothing."""
     image = net.look([walk.n for walk in walks])
-    answer = net.follow(image, _gather(walks, n_slices, net.limits))
+    answer = net.follow(image, gather(walks, n_slices, net.limits))
     logits, here, iou = answer.logits.half().cpu(), answer.here.cpu(), answer.iou.float().cpu()
     found = [objects.get((walk.track.concept, walk.n)) for walk in walks]
     verdicts = [
-        decide(logits[row] > 0, walk.last, bool(here[row] > 0), found[row], _since_seed(walk), walk.credit)
+        decide(logits[row] > 0, walk.last, bool(here[row] > 0), found[row], walk.since_seed, walk.credit)
         for row, walk in enumerate(walks)
     ]
     kept = _remember(net, image, answer)
@@ -275,26 +216,6 @@ def _write(walk: Walk, new: Seen) -> None:
 def _forget(walk: Walk, limits: MemoryLimits) -> None:
     for past in out_of_reach(walk.n, walk.direction, walk.seen, limits):
         del walk.seen[past]
-
-
-def _since_seed(walk: Walk) -> int:
-    return min(abs(walk.n - seed) for seed in walk.seeds)
-
-
-def _gather(walks: list[Walk], n_slices: int, limits: MemoryLimits) -> Recalled:
-    """Stack what each walk recalls; all recall equally much."""
-    chosen = [walk.recall(limits) for walk in walks]
-    pairs = list(zip(walks, chosen, strict=True))
-    device = walks[0].seeds[next(iter(walks[0].seeds))].memory.device
-    memories = [torch.stack([walk.of(n).memory for n, _ in one.memories]) for walk, one in pairs]
-    pointers = [[walk.of(n).pointer for n, _ in one.pointers] for walk, one in pairs]
-    return Recalled(
-        memories=torch.stack(memories),
-        steps=torch.tensor([[back for _, back in one.memories] for one in chosen], device=device),
-        pointers=torch.stack([torch.stack(row) for row in pointers]),
-        pointer_steps=torch.tensor([[back for _, back in one.pointers] for one in chosen], device=device),
-        reach=min(n_slices, limits.pointers),
-    )
 
 
 def _remember(net: TrackerNet, image: SliceImage, answer: Answer) -> list[Remembered]:

@@ -1,0 +1,95 @@
+"""What is followed through a volume: tracks, the walks that make them, and what a walk remembers.
+
+Shapes: B rows, s side of the masks, L and M length and width of a memory, C width of a pointer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from MedicalSAM3Lib.decide import Action
+from MedicalSAM3Lib.memory import Direction, MemoryLimits, Recall, recall
+from MedicalSAM3Lib.tracker_steps import Recalled
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedMask:
+    """An object on a slice: ``logits`` float16 ``(s, s)`` in main memory, ``confidence`` 0..1, and whether the
+    detector gave it."""
+
+    logits: Tensor
+    confidence: float
+    is_seed: bool
+
+
+@dataclass(slots=True)
+class Track:
+    """One object of a concept, slice by slice."""
+
+    concept: int
+    masks: dict[int, TrackedMask] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What is kept of an object on a slice: memory ``(L, M)`` and pointer ``(C,)``."""
+
+    memory: Tensor
+    pointer: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a walk finds on a slice: what to do, whether the detector shows the object too, the mask of the tracker or,
+    to start again, of the detector, and what to remember."""
+
+    action: Action
+    is_recognised: bool
+    mask: TrackedMask
+    kept: Remembered
+
+
+@dataclass(slots=True)
+class Walk:
+    """A track on its way: what it has seen in one direction. Seeds are shared by both walks of a track; ``credit`` is
+    ``decide``'s."""
+
+    track: Track
+    direction: Direction
+    n: int
+    last: Tensor
+    seeds: dict[int, Remembered]
+    seen: dict[int, Remembered] = field(default_factory=dict)
+    credit: int = 0
+
+    def recall(self, limits: MemoryLimits) -> Recall:
+        """What to look at on slice ``n``."""
+        return recall(self.n, self.direction, self.seeds, self.seen, limits)
+
+    def of(self, n: int) -> Remembered:
+        """What is remembered of a slice."""
+        return self.seeds[n] if n in self.seeds else self.seen[n]
+
+    @property
+    def since_seed(self) -> int:
+        """Slices from ``n`` to the nearest seed."""
+        return min(abs(self.n - seed) for seed in self.seeds)
+
+
+def gather(walks: list[Walk], n_slices: int, limits: MemoryLimits) -> Recalled:
+    """Stack what each walk recalls; all recall equally much."""
+    chosen = [walk.recall(limits) for walk in walks]
+    pairs = list(zip(walks, chosen, strict=True))
+    device = walks[0].seeds[next(iter(walks[0].seeds))].memory.device
+    memories = [torch.stack([walk.of(n).memory for n, _ in one.memories]) for walk, one in pairs]
+    pointers = [[walk.of(n).pointer for n, _ in one.pointers] for walk, one in pairs]
+    return Recalled(
+        memories=torch.stack(memories),
+        steps=torch.tensor([[back for _, back in one.memories] for one in chosen], device=device),
+        pointers=torch.stack([torch.stack(row) for row in pointers]),
+        pointer_steps=torch.tensor([[back for _, back in one.pointers] for one in chosen], device=device),
+        reach=min(n_slices, limits.pointers),
+    )
