@@ -151,7 +151,7 @@ def add_outline(masks: Masks, raw: np.ndarray, label: str) -> None:
     curve = grey[0] > grey.max(initial=0) / 2
     filled = ndimage.binary_fill_holes(curve)
     if curve.any() and filled.sum() < 2 * curve.sum():
-        filled = _ellipse(np.argwhere(curve), curve.shape)
+        filled = _ellipse(np.argwhere(curve), curve.shape) | curve
     masks.add(label or INSIDE, filled[None].astype(np.uint16))
 
 
