@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +17,10 @@ from Training.dataset_files import Written
 from Training.dataset_spec import DatasetSpec
 from Training.splits import Split
 
-GRID = (3, 4)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_PICTURES, COLUMNS = 12, 4
 PICTURE = "card.png"
 
 
@@ -87,25 +91,38 @@ def draw_grid(out: Path, cases: Sequence[Written]) -> None:
     """Up to twelve images, evenly from those that show something, with their masks as outlines in colour."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     shown = [case for case in cases if case.masks] or list(cases)
-    chosen = [shown[int(n)] for n in np.linspace(0, len(shown) - 1, min(len(shown), GRID[0] * GRID[1])).round()]
-    figure = Figure(figsize=(12, 9), layout="constrained")
+    count = min(len(shown), MOST_PICTURES)
+    rows = -(-count // COLUMNS)
+    figure = Figure(figsize=(3.0 * COLUMNS, 2.6 * rows + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
+    chosen = [shown[int(n)] for n in np.linspace(0, len(shown) - 1, count).round()]
     for number, case in enumerate(chosen):
-        axes = figure.add_subplot(*GRID, number + 1)
-        axes.set_axis_off()
-        axes.set_title(", ".join(case.masks)[:40] or "nothing", fontsize=8)
-        image = read_volume(out / case.image, on_notice=lambda line: None).array
-        masks = {name: read_volume(out / path).array > 0.5 for name, path in case.masks.items()}
-        k = _fullest_slice(masks, len(image))
-        low, high = np.percentile(image[k], (0.5, 99.5))
-        axes.imshow(np.clip((image[k] - low) / max(high - low, 1e-6), 0, 1), cmap="gray")
-        for name, mask in masks.items():
-            if mask[k].any() and not mask[k].all():
-                axes.contour(mask[k], [0.5], colors=[[channel / 255 for channel in colour_of(name)]], linewidths=1.2)
+        _draw_case(figure.add_subplot(rows, COLUMNS, number + 1), out, case)
+    names = list(dict.fromkeys(name for case in chosen for name in case.masks))
+    handles = [Patch(color=_colour(name), label=name) for name in names]
+    figure.legend(handles=handles, loc="outside lower center", ncols=COLUMNS + 1, fontsize=8)
     with replacing(out / PICTURE) as (partial,):
         figure.savefig(partial, dpi=80)
+
+
+def _draw_case(axes: Axes, out: Path, case: Written) -> None:
+    axes.set_axis_off()
+    image = read_volume(out / case.image, on_notice=lambda line: None).array
+    masks = {name: read_volume(out / path).array > 0.5 for name, path in case.masks.items()}
+    k = _fullest_slice(masks, len(image))
+    low, high = np.percentile(image[k], (0.5, 99.5))
+    axes.imshow(np.clip((image[k] - low) / max(high - low, 1e-6), 0, 1), cmap="gray")
+    for name, mask in masks.items():
+        if mask[k].any() and not mask[k].all():
+            axes.contour(mask[k], [0.5], colors=[_colour(name)], linewidths=1.5)
+
+
+def _colour(name: str) -> tuple[float, float, float]:
+    red, green, blue = (channel / 255 for channel in colour_of(name))
+    return red, green, blue
 
 
 def _fullest_slice(masks: Mapping[str, np.ndarray], slices: int) -> int:

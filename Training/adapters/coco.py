@@ -31,7 +31,8 @@ def index(source: Path, layout: CocoLayout, spec: DatasetSpec) -> Index:
     """
     files = list_files(source)
     tables = [compile_pattern(text) for text in layout.annotations]
-    images = [found for path in files if (found := first_match([compile_pattern(t) for t in layout.image], path))]
+    patterns = [compile_pattern(text) for text in layout.image]
+    images = [found for path in files if (found := first_match(patterns, path))]
     patients = Patients(source, spec, files)
     cases: list[CaseFiles] = []
     problems: list[Problem] = []
