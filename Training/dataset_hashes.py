@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,22 +64,49 @@ def duplicates(prints: Iterable[Print]) -> list[tuple[str, Problem]]:
 
     Neighbouring frames of one film look alike, so that within a data set only copies count.
     """
+    prints = list(prints)
     copies: dict[str, list[Print]] = defaultdict(list)
-    alike: dict[str, list[Print]] = defaultdict(list)
     for one in prints:
         if one.sha256:
             copies[one.sha256].append(one)
-        if one.look:
-            alike[one.look].append(one)
     found = []
     for group in copies.values():
         for one in group[1:]:
             found.append((one.dataset, Problem("duplicate", one.path, f"the same file as {_name(group[0])}")))
-    for group in alike.values():
-        for one in group[1:]:
-            if one.dataset != group[0].dataset and (not one.sha256 or one.sha256 != group[0].sha256):
-                found.append((one.dataset, Problem("duplicate", one.path, f"looks like {_name(group[0])}")))
+    for one, other in look_alikes([one for one in prints if one.look]):
+        if not one.sha256 or one.sha256 != other.sha256:
+            found.append((one.dataset, Problem("duplicate", one.path, f"looks like {_name(other)}")))
     return found
+
+
+def look_alikes(prints: Sequence[Print]) -> list[tuple[Print, Print]]:
+    """Each image that looks like an earlier one of another data set, with that one.
+
+    Of 256 bits at most 15 may differ, so that one of 16 bands of 16 bits is the same: only images that share a
+    band are compared. Bands take their bits from all over the picture, as edges are black in most.
+    """
+    if not prints:
+        return []
+    bits = np.unpackbits(np.array([list(bytes.fromhex(one.look)) for one in prints], np.uint8), axis=1)
+    mixed = np.packbits(bits[:, np.random.default_rng(0).permutation(SIDE * SIDE)], axis=1)
+    bands = np.ascontiguousarray(mixed).view(np.uint16)
+    datasets = np.array([one.dataset for one in prints])
+    found: dict[int, int] = {}
+    for band in bands.T:
+        order = np.argsort(band, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(band[order])) + 1):
+            if len(set(datasets[group])) > 1:
+                _compare(np.sort(group), bits, datasets, found)
+    return [(prints[one], prints[other]) for one, other in sorted(found.items())]
+
+
+def _compare(group: np.ndarray, bits: np.ndarray, datasets: np.ndarray, found: dict[int, int]) -> None:
+    for place, one in enumerate(group):
+        earlier = group[:place]
+        near = (bits[earlier] != bits[one]).sum(axis=1) < SIDE
+        near &= datasets[earlier] != datasets[one]
+        if near.any():
+            found.setdefault(int(one), int(earlier[near][0]))
 
 
 def _name(one: Print) -> str:
