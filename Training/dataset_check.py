@@ -69,6 +69,15 @@ def check_trees(
     return [Report(spec, cases, (*problems, *twice[spec.name])) for spec, cases, problems in reports]
 
 
+def track(cases: Sequence[CaseFiles], name: str) -> Iterable[CaseFiles]:
+    """The cases, with a bar on a terminal that says how many are done; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import track as bar
+
+    console = Console(stderr=True)
+    return bar(cases, name, console=console, transient=True, disable=not console.is_terminal)
+
+
 def problem_of(error: InputError, files: CaseFiles) -> Problem:
     """A case that could not be read, sorted by what is wrong with it."""
     text = str(error)
@@ -93,7 +102,7 @@ def lines_of(report: Report) -> Iterable[str]:
 
 def _check_cases(tree: Tree) -> tuple[list[Problem], list[Print]]:
     problems, prints = [], []
-    for files in tree.index.cases:
+    for files in track(tree.index.cases, tree.spec.name):
         try:
             case = tree.read(files)
         except InputError as error:

@@ -83,7 +83,7 @@ def write_case(case: Case, files: CaseFiles, spec: DatasetSpec, out: Path) -> Wr
         patient=pseudonym(spec.name, files.patient),
         axis=2 if case.image.is_2d else axis_of_slices(case.image.ijk_to_lps),
         spacing=case.image.spacing_mm,
-        modality=case.image.modality if case.image.is_2d and case.image.modality else spec.modality,
+        modality=case.image.modality or spec.modality,
         sha256=sha256_of(out / image),
     )
 

@@ -53,7 +53,8 @@ class PairsLayout(Frozen):
     Attributes:
         image: Patterns of images; of folders where ``folders``.
         mask: Patterns of label files. Placeholders that an image pattern has too must agree; all files that do
-            belong to the image. ``{label}`` names the label that a whole file stands for.
+            belong to the image. ``{label}`` names the label that a whole file stands for, ``{split}`` the part of
+            the data set that its publisher put the image into.
         negative: Patterns of images that somebody looked at and found to show none of the concepts.
         form: binary (inside or not), labels (a number each), colours, instances (a number per object), outline
             (a closed curve, filled as an ellipse), segments (a ``.seg.nrrd`` that names its labels).

@@ -20,7 +20,7 @@ from MedicalSAM3Lib.errors import InputError, MedicalSAM3Error, SettingsError
 from Training.adapters.case import Problem
 from Training.adapters.families import Tree, open_tree
 from Training.dataset_card import count_lines, write_card
-from Training.dataset_check import check_trees, lines_of, problem_of
+from Training.dataset_check import check_trees, lines_of, problem_of, track
 from Training.dataset_files import Written, rows_of, write_case
 from Training.dataset_spec import DatasetSpec, load_spec, load_spec_file, published, ready_layouts
 from Training.manifest import write_manifest
@@ -80,7 +80,7 @@ def prepare(source: Path, spec: DatasetSpec, out: Path, split: Path | None = Non
 
 def _write_cases(tree: Tree, out: Path) -> tuple[list[Written], list[Problem]]:
     cases, problems = [], list(tree.index.problems)
-    for files in tree.index.cases:
+    for files in track(tree.index.cases, tree.spec.name):
         try:
             case = tree.read(files)
         except InputError as error:
