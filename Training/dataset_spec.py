@@ -20,6 +20,9 @@ from Training.dataset_layouts import Frozen, Layout
 ANY_LABEL = "*"
 """Key of the dictionary for every label that it does not name."""
 
+INSIDE = "inside"
+"""The label of a mask that only knows inside and outside."""
+
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
@@ -143,17 +146,23 @@ class DatasetSpec(Frozen):
         both = set(self.labels) & set(self.ignored)
         if both:
             raise ValueError(f"expected each label once, got {', '.join(sorted(both))} in labels and ignored")
+        ids: dict[str, str] = {}
+        for name in self.concepts():
+            other = ids.setdefault(concept_id(name), name)
+            if other != name:
+                raise ValueError(f"expected one name for a concept, got '{other}' and '{name}', which mean the same")
         return self
 
     def concepts_of(self, label: str) -> tuple[str, ...] | None:
         """Concept names of a label; () for one that is ignored, None for one that the dictionary does not know.
 
-        Without a dictionary a label is its own concept, spelt with spaces.
+        Without a dictionary a label is its own concept, spelt with spaces, if it is a name and no number.
         """
         if label in self.ignored:
             return ()
         if not self.labels:
-            return (label.replace("_", " ").strip(),)
+            is_name = any(character.isalpha() for character in label) and label != INSIDE and label[0] != "#"
+            return (label.replace("_", " ").strip(),) if is_name else None
         return self.labels.get(label, self.labels.get(ANY_LABEL))
 
     def concepts(self) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ CLINICAL = ("the {}", "{} region", "outline of the {}", "{} in this image")
 
 _IRREGULAR = {"foot": "feet", "tooth": "teeth", "atrium": "atria", "septum": "septa", "ganglion": "ganglia",
               "mitochondrion": "mitochondria", "iris": "irides", "pelvis": "pelves", "scissors": "scissors",
-              "forceps": "forceps"}  # fmt: skip
+              "forceps": "forceps", "stomach": "stomachs"}  # fmt: skip
 _ENDINGS = (("us", "i"), ("ebra", "ebrae"), ("bula", "bulae"), ("sis", "ses"), ("rix", "rices"), ("pex", "pices"),
             ("ch", "ches"), ("sh", "shes"), ("ss", "sses"), ("x", "xes"), ("ay", "ays"), ("ey", "eys"), ("y", "ies"),
             ("s", "ses"))  # fmt: skip

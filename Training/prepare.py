@@ -74,6 +74,7 @@ def prepare(source: Path, spec: DatasetSpec, out: Path, split: Path | None = Non
     rows = [row for case in cases for row in rows_of(case, spec, splits[case.case_id])]
     write_card(out, spec, cases, splits, digest, problems)
     write_manifest(out / MANIFEST, rows)
+    print(f"{spec.title}: licence {spec.licence}" + (f"; {spec.terms}" if spec.terms else ""))
     print("\n".join(count_lines(spec, cases)))
     return len(rows)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import slicerio
 import yaml
 from PIL import Image
 from scipy.io import savemat
@@ -123,6 +125,19 @@ def test_segments_of_slicer_lie_on_the_grid_of_their_image(tmp_path: Path) -> No
     write_seg_nrrd(tmp_path / "ct.seg.nrrd", Segmentation(layers, affine, findings))
     (case,) = cases_of(tmp_path, load_spec("slicer_segmentations")).values()
     assert same(case, liver=LIVER, liver_tumor=TUMOR)
+
+
+@pytest.mark.parametrize("name", ["Segmentation", "SegmentationOverlapping"])
+def test_what_slicer_itself_wrote_is_read_as_slicerio_reads_it(name: str, tmp_path: Path) -> None:
+    data = Path(slicerio.__file__).parent / "data"
+    shutil.copy(data / "CTChest4.nrrd", tmp_path / "ct.nrrd")
+    shutil.copy(data / f"{name}.seg.nrrd", tmp_path / "ct.seg.nrrd")
+    (case,) = cases_of(tmp_path, load_spec("slicer_segmentations")).values()
+    oracle = slicerio.read_segmentation(str(data / f"{name}.seg.nrrd"))
+    voxels = oracle["voxels"] if oracle["voxels"].ndim == 4 else oracle["voxels"][None]
+    expected = {one["name"]: one["labelValue"] == voxels[one["layer"]].T for one in oracle["segments"]}
+    assert set(case.masks_kji) == set(expected)
+    assert all(np.array_equal(case.masks_kji[name] > 0, mask) for name, mask in expected.items())
 
 
 def test_a_segmentation_without_names_is_refused(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def written(tmp_path: Path, **changes: Any) -> Path:
 def test_the_smallest_description_is_enough(tmp_path: Path) -> None:
     spec = load_spec_file(written(tmp_path))
     assert spec.concepts_of("left_kidney") == ("left kidney",)
+    assert [spec.concepts_of(label) for label in ("inside", "1", "#ff0000")] == [None] * 3
     assert spec.concepts() == ()
 
 
@@ -89,6 +90,7 @@ def test_a_dictionary_says_what_is_ignored_and_what_is_unknown(tmp_path: Path) -
         ({"labels": {1: "liver"}, "ignored": [1]}, "each label once"),
         ({"states": {"not_shown": "perhaps"}}, "states"),
         ({"licence": None}, "licence"),
+        ({"labels": {1: "kidney", 2: "renal parenchyma"}}, "which mean the same"),
         ({"extends": "nnunet"}, "extends"),
     ],
 )

@@ -8,10 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from MedicalSAM3Lib.errors import InputError
-from Training.dataset_spec import DatasetSpec
-
-INSIDE = "inside"
-"""The label of a binary mask whose file does not name one."""
+from Training.dataset_spec import INSIDE, DatasetSpec
 
 MOST_OBJECTS = np.iinfo(np.uint16).max
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from MedicalSAM3Lib.errors import InputError
 from Training.adapters.case import Case, CaseFiles, Index
-from Training.adapters.decode import INSIDE, Masks
+from Training.adapters.decode import Masks
 from Training.adapters.indexing import pair_files
 from Training.adapters.knowledge import known_slices
 from Training.adapters.reading import is_picture, read_image
 from Training.dataset_layouts import ArrayOptions, PolygonsLayout
-from Training.dataset_spec import DatasetSpec
+from Training.dataset_spec import INSIDE, DatasetSpec
 
 Polygon = tuple[str, np.ndarray]
 """A label and its corners ``(N, 2)`` as (x, y) in pixels."""

@@ -10,13 +10,13 @@ import numpy as np
 
 from MedicalSAM3Lib.errors import InputError
 from Training.adapters.case import Case, CaseFiles, Index, Problem, case_ids
-from Training.adapters.decode import INSIDE, Masks
+from Training.adapters.decode import Masks
 from Training.adapters.indexing import SPLIT, Patients, read_rows
 from Training.adapters.knowledge import known_slices
 from Training.adapters.patterns import ROOT, compile_pattern, list_files
 from Training.adapters.reading import is_picture, read_image
 from Training.dataset_layouts import ArrayOptions, RunLengthLayout
-from Training.dataset_spec import DatasetSpec
+from Training.dataset_spec import INSIDE, DatasetSpec
 
 
 def index(source: Path, layout: RunLengthLayout, spec: DatasetSpec) -> Index:

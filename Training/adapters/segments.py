@@ -27,8 +27,8 @@ def read_segments(path: Path, image: Volume) -> dict[str, np.ndarray]:
     numbers = sorted(int(match[1]) for key in keys if (match := re.fullmatch(r"Segment(\d+)_Name", key)))
     if not numbers:
         raise InputError(f"Expected named segments in {path.name}, got none; save it as .seg.nrrd from 3D Slicer.")
-    layers = [sitk.VectorIndexSelectionCast(file, n) for n in range(file.GetNumberOfComponentsPerPixel())]
-    layers = layers if file.GetNumberOfComponentsPerPixel() > 1 else [file]
+    count = file.GetNumberOfComponentsPerPixel()
+    layers = [file] if count == 1 else [sitk.VectorIndexSelectionCast(file, n) for n in range(count)]
     arrays = [sitk.GetArrayFromImage(_on_grid(layer, image)) for layer in layers]
     segments: dict[str, np.ndarray] = {}
     for number in numbers:
