@@ -108,6 +108,7 @@ class DatasetSpec(Frozen):
         ignored: Labels that are no concept: background, regions nobody looked at.
         states: What the absence of a label means.
         patient: Template of placeholders, or a table; None where nobody knows whose image it is.
+        copies: Whether images count whose files equal an earlier one byte for byte; kept, they share its split.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -126,6 +127,7 @@ class DatasetSpec(Frozen):
     ignored: Names = ()
     states: States = States()
     patient: str | PatientTable | None = None
+    copies: Literal["kept", "left out"] = "kept"
 
     @model_validator(mode="before")
     @classmethod

@@ -111,7 +111,7 @@ def test_nonsense_is_never_a_concept_that_slices_may_show() -> None:
     ("one", "many"),
     [
         ("optic disc", "optic discs"), ("cell nucleus", "cell nuclei"), ("retinal artery", "retinal arteries"),
-        ("vertebra", "vertebrae"), ("coronary artery stenosis", "coronary artery stenoses"), ("left atrium", "left atria"),
+        ("vertebra", "vertebrae"), ("coronary stenosis", "coronary stenoses"), ("left atrium", "left atria"),
         ("mitochondrion", "mitochondria"), ("thorax", "thoraxes"), ("kidney", "kidneys"), ("scissors", "scissors"),
         ("tooth", "teeth"), ("mass", "masses"), ("bronchial branch", "bronchial branches"), ("stomach", "stomachs"),
     ],

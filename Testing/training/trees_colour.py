@@ -29,18 +29,19 @@ def cholecseg8k(tree: Tree) -> None:
 
 
 def m2caiseg(tree: Tree) -> None:
-    """Colours; a part that holds two others again; labels of another size than their image."""
-    for split, name in (("trainval", "a"), ("test", "b")):
+    """Colours; a part that holds the others again; labels of another size than their image."""
+    colours = np.zeros((*SHAPE, 3), np.uint8)
+    colours[ONE], colours[TWO], colours[box(0, 5, 1, 1)] = (85, 170, 0), (0, 85, 170), (170, 0, 85)
+    for split, name in (("train", "00"), ("test", "475")):
         image = f"m2caiSeg dataset/{split}/images/{name}.jpg"
         tree.image(image)
-        colours = np.zeros((*SHAPE, 3), np.uint8)
-        colours[ONE], colours[TWO], colours[box(0, 5, 1, 1)] = (85, 170, 0), (0, 85, 170), (170, 0, 85)
         tree.picture(f"m2caiSeg dataset/{split}/groundtruth/{name}_gt.png", colours)
         tree.expect(image, {"liver": ONE, "grasper": TWO})
-    tree.picture("m2caiSeg dataset/train/images/a.jpg", pattern("m2caiSeg dataset/trainval/images/a.jpg", colour=True))
-    tree.image("m2caiSeg dataset/test/images/c.jpg")
-    tree.picture("m2caiSeg dataset/test/groundtruth/c_gt.png", np.zeros((16, 16, 3), np.uint8))
-    tree.problems["size"] = 1
+        tree.picture(f"m2caiSeg dataset/trainval/images/{name}.jpg", pattern(image, colour=True))
+        tree.picture(f"m2caiSeg dataset/trainval/groundtruth/{name}_gt.png", colours)
+    tree.image("m2caiSeg dataset/test/images/0.jpg")
+    tree.picture("m2caiSeg dataset/test/groundtruth/0_gt.png", np.zeros((16, 16, 3), np.uint8))
+    tree.problems.update({"size": 1, "duplicate": 2})
 
 
 def polypgen(tree: Tree) -> None:

@@ -117,9 +117,9 @@ def nucmm_z(tree: Tree) -> None:
     """Image and labels in folders of their own, numbers with gaps."""
     labels = (9 * slab(0, 0, 1, 2, (0, 1)) + 400 * slab(0, 2, 1, 2, (1,))).astype(np.uint16)
     for split in ("train", "val"):
-        image = f"Zebrafish (NucMM-Z)/Image/{split}/img_0000_0576_0768.h5"
+        image = f"Zebrafish(NucMM-Z)/Image/{split}/img_0000_0576_0768.h5"
         hdf5(tree, image, "main", grey_volume(image + split))
-        hdf5(tree, f"Zebrafish (NucMM-Z)/Label/{split}/seg_0000_0576_0768.h5", "main", labels)
+        hdf5(tree, f"Zebrafish(NucMM-Z)/Label/{split}/seg_0000_0576_0768.h5", "main", labels)
         tree.expect(image, {"cell nucleus": labels > 0}, objects={"cell nucleus": 2})
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from MedicalSAM3Lib.errors import InputError
+from MedicalSAM3Lib.model_folder import sha256_of
 from Training.adapters import coco, nnunet, paired, polygons, run_length, tiles
-from Training.adapters.case import Case, CaseFiles, Index
+from Training.adapters.case import Case, CaseFiles, Index, Problem
 from Training.dataset_layouts import Layout
 from Training.dataset_spec import DatasetSpec
 
@@ -53,6 +54,19 @@ class Tree:
         return _READ[self.layout.kind](self.source, self.layout, self.spec, files)
 
 
+def without_copies(source: Path, index: Index) -> Index:
+    """The cases whose image file is the first with its content; the others are remarked."""
+    first: dict[str, str] = {}
+    kept, copies = [], []
+    for files in index.cases:
+        other = first.setdefault(sha256_of(source / files.image), files.image)
+        if other == files.image:
+            kept.append(files)
+        else:
+            copies.append(Problem("duplicate", files.image, f"the same file as {other}: left out"))
+    return Index(tuple(kept), (*index.problems, *copies))
+
+
 def open_tree(source: Path, spec: DatasetSpec) -> Tree:
     """Find the cases of a data set by the first of its layouts that has any.
 
@@ -63,7 +77,8 @@ def open_tree(source: Path, spec: DatasetSpec) -> Tree:
     """
     second: Tree | None = None
     for layout in spec.layouts:
-        tree = Tree(source, spec, layout, _INDEX[layout.kind](source, layout, spec))
+        index = _INDEX[layout.kind](source, layout, spec)
+        tree = Tree(source, spec, layout, index if spec.copies == "kept" else without_copies(source, index))
         if tree.index.cases:
             return tree
         if tree.index.problems and second is None:
