@@ -7,16 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.files import read_volume
 from MedicalSAM3Lib.preprocess import PreprocessSpec
+from MedicalSAM3Lib.stack import prepare as prepare_stack
 from Testing.training import trees_colour, trees_microscopy, trees_radiology
 from Testing.training.dataset_trees import Builder, Tree, box
 from Training import prepare
 from Training.collate import LabelState
+from Training.data import PictureSource
 from Training.dataset_files import pseudonym
 from Training.manifest import Manifest, check_files, read_manifest
 from Training.splits import read_split
+from Training.transforms import NO_AUGMENTATION
 from Training.volumes import load_volumes
 
 TREES: dict[str, Builder] = {**trees_radiology.TREES, **trees_colour.TREES, **trees_microscopy.TREES}
@@ -80,6 +85,23 @@ def test_training_reads_a_prepared_volume(tmp_path: Path) -> None:
     assert np.array_equal(np.flatnonzero((first.coverage >> 2 & 1).any(axis=(1, 2))), [0, 1])
     assert set(second.states[:, :2].ravel()) == {LabelState.UNKNOWN}
     assert set(first.states[:, 1]) == {LabelState.ABSENT}
+
+
+@pytest.mark.parametrize(("name", "side"), [("kvasir_seg", 96), ("us_nerve", 96), ("bkai_neopolyp", 24)])
+def test_training_sees_a_prepared_picture_as_inference_does(name: str, side: int, tmp_path: Path) -> None:
+    """Colour and grey, enlarged and shrunk."""
+    manifest = prepared(name, tmp_path)
+    spec = PreprocessSpec(image_size=side)
+    source = PictureSource(load_volumes(manifest, manifest.concepts(), spec), manifest.concepts(), spec, "train")
+    assert source.slices()
+    for volume, number in source.slices():
+        picture = source.picture(volume, number, NO_AUGMENTATION, np.random.default_rng(0))
+        image = read_volume(manifest.path(manifest.of_volume(volume.volume_id)[0].image))
+        wanted = prepare_stack(image, spec, SegmentSettings()).batch(slice(0, 1), torch.device("cpu"))[0]
+        # Not at the very edge, where training lets what lies beyond the picture shine through.
+        within = (slice(None), slice(side // 6 + 2, -side // 6 - 2), slice(2, -2))
+        torch.testing.assert_close(picture.image[within], wanted[within], atol=2e-5, rtol=0)
+        assert bool(picture.bits.any()) == (LabelState.PRESENT in volume.states[number])
 
 
 def test_numbers_tell_objects_apart_that_touch(tmp_path: Path) -> None:
