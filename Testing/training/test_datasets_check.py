@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from MedicalSAM3Lib.files import read_volume
 from Testing.training import trees_colour, trees_microscopy, trees_radiology
 from Testing.training.dataset_trees import Builder, Tree, box, pattern
 from Training import prepare
+from Training.adapters.families import open_tree
 from Training.dataset_check import Report, check_trees, lines_of
 from Training.dataset_hashes import Print, look_alikes, look_of
 from Training.dataset_spec import load_spec
@@ -178,3 +180,23 @@ def test_the_command_checks_a_frozen_split(tmp_path: Path, capsys: pytest.Captur
     arguments = ["--check", "us_nerve", "--source", str(tmp_path / "us_nerve"), "--split", str(tmp_path / "split.json")]
     assert prepare.main(arguments) == 1
     assert "1 patients in several splits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+@pytest.mark.parametrize("which", ["image", "labels"])
+def test_a_damaged_file_of_any_kind_is_reported_and_stops_nothing(name: str, which: str, tmp_path: Path) -> None:
+    TREES[name](Tree(tmp_path))
+    before = check(tmp_path, name)
+    bad = {problem.path for problem in before.problems}
+    cases = open_tree(tmp_path, load_spec(name)).index.cases
+    files = next(files for files in cases if files.image not in bad and (files.masks or files.details))
+    damaged = files.image if which == "image" else files.masks[0].path if files.masks else ""
+    if not damaged:  # annotations of COCO lie in one file for all images
+        damaged = next(path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*.json")))
+    path = tmp_path / damaged
+    path.write_bytes(b"\x00damaged\xff" + path.read_bytes()[:7])
+    after = check(tmp_path, name)
+    assert not after.is_sound
+    # Where a data set holds an image twice, the copy takes the place of the damaged one.
+    assert after.cases < before.cases + (name == "m2caiseg")
+    assert Counter(kinds(after))["unreadable"] + Counter(kinds(after))["size"] > Counter(kinds(before))["size"]

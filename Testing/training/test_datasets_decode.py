@@ -50,6 +50,14 @@ def test_an_empty_mask_that_was_compressed_stays_empty(options: dict[str, bool])
     assert not masks.masks_kji["polyp"].any()
 
 
+def test_a_smoothed_mask_is_divided_in_the_middle() -> None:
+    masks = masks_of({"inside": "polyp"})
+    ramp = np.broadcast_to(np.linspace(0, 255, SHAPE[1]).round(), (1, *SHAPE))
+    decode.add_binary(masks, ramp, "", lossy=False, soft=False)
+    assert np.array_equal(masks.masks_kji["polyp"] > 0, ramp > 127.5)
+    assert masks.unexpected == []
+
+
 def test_a_mask_that_is_full_or_empty_is_that() -> None:
     for value, expected in ((255.0, True), (0.0, False)):
         masks = masks_of({"inside": "polyp"})

@@ -12,6 +12,9 @@ from Training.dataset_spec import INSIDE, DatasetSpec
 
 MOST_OBJECTS = np.iinfo(np.uint16).max
 
+FEW_VALUES = 8
+"""A binary mask with more values than these was smoothed; with fewer it holds labels."""
+
 
 class Masks:
     """Collects what each concept covers on one grid; labels that the dictionary does not know are remembered.
@@ -68,26 +71,27 @@ class Masks:
 
 
 def add_binary(masks: Masks, raw: np.ndarray, label: str, *, lossy: bool, soft: bool) -> None:
-    """Inside or outside: 0/1, 0/255 or any two values; grey borders only where they are expected.
+    """Inside or outside: 0/1, 0/255 or any two values; half of the largest divides greys.
+
+    Three values or a few more are labels that nobody named; many are the greys of borders that somebody
+    smoothed.
 
     Args:
         masks: What they are added to.
         raw: ``(K, J, I)`` or colour ``(K, J, I, 3)``.
         label: Of the whole file, "" for "inside".
         lossy: The file was compressed with losses: values near 0 and 255 are those.
-        soft: Borders may be smoothed.
+        soft: Borders are smoothed, though with a few greys only.
     """
     grey = raw.max(axis=-1) if raw.ndim == 4 else raw
-    name = label or INSIDE
-    if lossy or soft:
+    values = np.unique(grey)
+    top = float(values[-1]) if len(values) else 0.0
+    if lossy or soft or len(values) > FEW_VALUES:
         # An empty mask that was compressed holds small values: half of 255, not half of its own maximum.
-        top = 1.0 if not lossy and grey.max(initial=0) <= 1 else 255.0 if grey.max(initial=0) <= 255 else grey.max()
-        masks.add(name, (grey > top / 2).astype(np.uint16))
-        return
-    values = _values(grey)
-    if len(values) > 2 or (len(values) == 2 and values[0] != 0) or (len(values) and values[0] < 0):
+        top = top if top > 255 or (top <= 1 and not lossy) else 255.0
+    elif len(values) > 2 or (len(values) == 2 and values[0] != 0) or values[:1].min(initial=0) < 0:
         masks.note(f"grey values {_listed(values)} in a binary mask")
-    masks.add(name, (grey > max(0.0, float(values[-1]) / 2 if len(values) else 0.0)).astype(np.uint16))
+    masks.add(label or INSIDE, (grey > max(0.0, top / 2)).astype(np.uint16))
 
 
 def add_labels(masks: Masks, raw: np.ndarray) -> None:
@@ -96,7 +100,7 @@ def add_labels(masks: Masks, raw: np.ndarray) -> None:
         if (raw != raw[..., :1]).any():
             raise InputError("Expected a mask of numbers, got one of colours; use form: colours.")
         raw = raw[..., 0]
-    for value in _values(raw):
+    for value in np.unique(raw):
         label = str(int(value)) if float(value).is_integer() else str(float(value))
         if value != 0 or label in masks.spec.labels:
             masks.add(label, (raw == value).astype(np.uint16))
@@ -178,10 +182,6 @@ def _nearest(pixels: np.ndarray, labels: Iterable[str]) -> np.ndarray:
         closer = distance < best
         best[closer], codes[closer] = distance[closer], code
     return codes
-
-
-def _values(grey: np.ndarray) -> np.ndarray:
-    return np.unique(grey)
 
 
 def _listed(values: np.ndarray) -> str:
