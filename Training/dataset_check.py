@@ -61,7 +61,7 @@ def check_trees(
         bad = {problem.path for problem in problems}
         problems = [*tree.index.problems, *problems, *_published_splits(tree.index.cases)]
         problems += _frozen_split(tree.index.cases, (splits or {}).get(spec.name, {}))
-        reports.append((spec, sum(files.image not in bad for files in tree.index.cases), problems))
+        reports.append((spec, sum(files.name not in bad for files in tree.index.cases), problems))
         prints += new
     twice: dict[str, list[Problem]] = defaultdict(list)
     for dataset, problem in duplicates(prints):
@@ -82,7 +82,7 @@ def problem_of(error: InputError, files: CaseFiles) -> Problem:
     """A case that could not be read, sorted by what is wrong with it."""
     text = str(error)
     kind = "size" if "as the image" in text or "on the grid of" in text else "unreadable"
-    return Problem(kind, files.image, text)
+    return Problem(kind, files.name, text)
 
 
 def lines_of(report: Report) -> Iterable[str]:
@@ -108,8 +108,8 @@ def _check_cases(tree: Tree) -> tuple[list[Problem], list[Print]]:
         except InputError as error:
             problems.append(problem_of(error, files))
             continue
-        problems += [Problem("label", files.image, f"not in the dictionary: {label}") for label in case.unexpected]
-        prints.append(print_of(tree.spec.name, tree.source, files.image, case.image, files.part))
+        problems += [Problem("label", files.name, f"not in the dictionary: {label}") for label in case.unexpected]
+        prints.append(print_of(tree.spec.name, tree.source, files, case.image))
     return problems, prints
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from MedicalSAM3Lib.model_folder import sha256_of
 from MedicalSAM3Lib.structures import Volume
-from Training.adapters.case import Problem
+from Training.adapters.case import CaseFiles, Problem
 
 SIDE = 16
 FLAT = 1.0
@@ -33,11 +33,11 @@ class Print:
     look: str
 
 
-def print_of(dataset: str, source: Path, path: str, image: Volume, part: int | None) -> Print:
+def print_of(dataset: str, source: Path, files: CaseFiles, image: Volume) -> Print:
     """The finger prints of an image of a data set."""
-    single = part is None and (source / path).is_file()
-    name = path if part is None else f"{path}[{part}]"
-    return Print(dataset, name, sha256_of(source / path) if single else "", look_of(image))
+    path = source / files.image
+    single = files.part is None and path.is_file()
+    return Print(dataset, files.name, sha256_of(path) if single else "", look_of(image))
 
 
 def look_of(image: Volume) -> str:

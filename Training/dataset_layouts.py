@@ -25,9 +25,11 @@ class ArrayOptions(Frozen):
         axes: Order of the axes: k slice, j row, i column ("jik" for most MATLAB volumes, "ji" for pictures).
         stack: Pages of a TIFF are slices of one volume.
         slices_are_channels: Three slices of a volume are the red, green and blue of one picture.
+        frame: Which image of a 4D file; None where it holds one.
     """
 
     key: str = ""
+    frame: int | None = Field(default=None, ge=0)
     axes: str = Field(default="kji", pattern="^(?:kji|kij|jki|jik|ikj|ijk|ji|ij)$")
     stack: bool = False
     slices_are_channels: bool = False
@@ -78,7 +80,7 @@ class NnunetLayout(Frozen):
     """nnU-Net raw and Medical Segmentation Decathlon: ``imagesTr``, ``labelsTr`` and ``dataset.json``.
 
     Attributes:
-        channel: Which image of a case that has several ("case_0000", "case_0001").
+        channel: Which image of a case that has several: "case_0000", "case_0001", or frames of a 4D file.
     """
 
     kind: Literal["nnunet"]

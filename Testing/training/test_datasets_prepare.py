@@ -162,6 +162,14 @@ def test_a_split_from_elsewhere_is_followed(tmp_path: Path) -> None:
     assert read_split(tmp_path / "out" / "split.json", "us_nerve") == splits
 
 
+def test_a_split_that_is_not_there_is_no_reason_to_divide_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("us_nerve", tmp_path, "--split", str(tmp_path / "nowhere.json")) == 2
+    assert "cannot read nowhere.json" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "manifest.parquet").exists()
+
+
 def test_the_card_names_what_differs_and_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepared("chest_xray_masks", tmp_path)
     card = (tmp_path / "out" / "README.md").read_text()

@@ -44,7 +44,7 @@ def check_tree(builder: Builder, name: str, root: Path) -> None:
     found = {}
     for files in opened.index.cases:
         try:
-            found[key_of(files)] = (files, opened.read(files))
+            found[files.name] = (files, opened.read(files))
         except InputError as error:
             problems[problem_of(error, files).kind] += 1
     assert problems == tree.problems
@@ -52,10 +52,6 @@ def check_tree(builder: Builder, name: str, root: Path) -> None:
     assert len({files.case_id.casefold() for files in opened.index.cases}) == len(opened.index.cases)
     for key, expected in tree.cases.items():
         compare(opened, *found[key], expected)
-
-
-def key_of(files: CaseFiles) -> str:
-    return files.image if files.part is None else f"{files.image}[{files.part}]"
 
 
 def compare(opened: Opened, files: CaseFiles, case: Case, expected: Expected) -> None:

@@ -44,6 +44,11 @@ class CaseFiles:
     part: int | None = None
     details: tuple[Any, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """What messages call it: the path of the image, and which part of it."""
+        return self.image if self.part is None else f"{self.image}[{self.part}]"
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

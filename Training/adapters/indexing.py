@@ -9,7 +9,7 @@ from pathlib import Path
 
 from MedicalSAM3Lib.errors import InputError
 from Training.adapters.case import CaseFiles, Index, MaskFile, Problem, case_ids
-from Training.adapters.patterns import ROOT, Found, Pattern, compile_pattern, fill, first_match, list_files
+from Training.adapters.patterns import ROOT, Found, Pattern, compile_pattern, fill, list_files
 from Training.dataset_spec import DatasetSpec, PatientTable
 
 LABEL, SPLIT = "label", "split"
@@ -38,8 +38,8 @@ def pair_files(
     images = [(p, f) for p, f in _matches(files, image) if f.path not in taken]
     if folders:
         images = _one_a_folder(images)
-    empty = {found.path for _, found in _matches(files, negative)} - taken
-    negatives = [(p, f) for p, f in _matches(files, negative) if f.path in empty]
+    negatives = [(p, f) for p, f in _matches(files, negative) if f.path not in taken]
+    empty = {found.path for _, found in negatives}
     patients = Patients(source, spec, files)
     usable: list[tuple[Found, list[Found]]] = []
     problems: list[Problem] = []
@@ -136,7 +136,7 @@ def _matches(files: Sequence[str], patterns: Sequence[str]) -> list[tuple[Patter
     found = []
     for path in files:
         for pattern in compiled:
-            if match := first_match([pattern], path):
+            if match := pattern.match(path):
                 found.append((pattern, match))
                 break
     return found

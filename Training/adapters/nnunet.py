@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +30,10 @@ def index(source: Path, layout: NnunetLayout, spec: DatasetSpec) -> Index:
     # Labels may have another suffix than images; the placeholder must not be compared.
     masks = f"labelsTr/{{id}}.{SUFFIX.replace('suffix', 'labelsuffix')}"
     found = pair_files(source, spec, [numbered, plain], [masks])
-    return Index(tuple(_with_labels(source, files, spec) for files in found.cases), found.problems)
-
-
-def _with_labels(source: Path, files: CaseFiles, spec: DatasetSpec) -> CaseFiles:
-    """A case with the label names of the ``dataset.json`` above it."""
-    root = source / files.image.rpartition("imagesTr/")[0]
-    details = tuple(sorted(label_numbers(root / "dataset.json").items()))
-    return CaseFiles(files.case_id, files.image, files.masks, files.patient, files.published_split, None, details)
+    roots = {files.image: files.image.rpartition("imagesTr/")[0] for files in found.cases}
+    names = {root: tuple(label_numbers(source / root / "dataset.json").items()) for root in set(roots.values())}
+    cases = [replace(files, details=names[roots[files.image]]) for files in found.cases]
+    return Index(tuple(cases), found.problems)
 
 
 def label_numbers(path: Path) -> dict[str, tuple[int, ...]]:
@@ -64,7 +62,8 @@ def read(source: Path, layout: NnunetLayout, spec: DatasetSpec, files: CaseFiles
         InputError: A file cannot be read, or its labels lie on another grid.
     """
     path = source / files.image
-    image = read_image(path, ArrayOptions())
+    is_numbered = re.search(r"_[0-9]{4}[.]", path.name)
+    image = read_image(path, ArrayOptions() if is_numbered else ArrayOptions(frame=layout.channel))
     labels = read_labels(source / files.masks[0].path, ArrayOptions(), palette=False)
     check_grid(labels, image)
     masks = Masks(spec, image.shape_kji)

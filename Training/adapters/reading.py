@@ -33,7 +33,7 @@ def read_image(path: Path, options: ArrayOptions) -> Volume:
     """
     if is_array(path, options):
         return _volume_of(_array(path, options), options, path.stem)
-    volume = read_volume(path, on_notice=lambda line: None)
+    volume = read_volume(path, frame=options.frame, on_notice=lambda line: None)
     array = volume.array
     if options.slices_are_channels and array.ndim == 3 and len(array) == 3:
         # Three grey pages that are really red, green and blue of one picture.
