@@ -12,6 +12,8 @@ import numpy as np
 from MedicalSAM3Lib.atomic import replacing
 from MedicalSAM3Lib.concepts import colour_of
 from MedicalSAM3Lib.files import read_volume
+from MedicalSAM3Lib.geometry import canonical_of, pixel_mm, slices_along
+from MedicalSAM3Lib.preprocess import PreprocessSpec, apply_window, value_ranges
 from Training.adapters.case import Problem
 from Training.dataset_files import Written
 from Training.dataset_spec import DatasetSpec
@@ -95,13 +97,13 @@ def draw_grid(out: Path, cases: Sequence[Written]) -> None:
 
     shown = [case for case in cases if case.masks] or list(cases)
     count = min(len(shown), MOST_PICTURES)
-    rows = -(-count // COLUMNS)
-    figure = Figure(figsize=(3.0 * COLUMNS, 2.6 * rows + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
     chosen = [shown[int(n)] for n in np.linspace(0, len(shown) - 1, count).round()]
+    names = list(dict.fromkeys(name for case in chosen for name in case.masks))
+    rows, lines = -(-count // COLUMNS), -(-len(names) // (COLUMNS + 1))
+    figure = Figure(figsize=(3.0 * COLUMNS, 2.6 * rows + 0.2 * lines + 0.3), layout="constrained")
+    FigureCanvasAgg(figure)
     for number, case in enumerate(chosen):
         _draw_case(figure.add_subplot(rows, COLUMNS, number + 1), out, case)
-    names = list(dict.fromkeys(name for case in chosen for name in case.masks))
     handles = [Patch(color=_colour(name), label=name) for name in names]
     figure.legend(handles=handles, loc="outside lower center", ncols=COLUMNS + 1, fontsize=8)
     with replacing(out / PICTURE) as (partial,):
@@ -110,14 +112,22 @@ def draw_grid(out: Path, cases: Sequence[Written]) -> None:
 
 def _draw_case(axes: Axes, out: Path, case: Written) -> None:
     axes.set_axis_off()
-    image = read_volume(out / case.image, on_notice=lambda line: None).array
-    masks = {name: read_volume(out / path).array > 0.5 for name, path in case.masks.items()}
+    image, (height, width) = _pictures(out / case.image, case.axis)
+    masks = {name: _pictures(out / path, case.axis)[0] > 0.5 for name, path in case.masks.items()}
     k = _fullest_slice(masks, len(image))
-    low, high = np.percentile(image[k], (0.5, 99.5))
-    axes.imshow(np.clip((image[k] - low) / max(high - low, 1e-6), 0, 1), cmap="gray")
+    low, high = value_ranges(image, case.modality, PreprocessSpec(image_size=1))[0]
+    axes.imshow(apply_window(image[k], low, high), cmap="gray", aspect=height / width)
     for name, mask in masks.items():
         if mask[k].any() and not mask[k].all():
             axes.contour(mask[k], [0.5], colors=[_colour(name)], linewidths=1.5)
+
+
+def _pictures(path: Path, axis: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """Slices ``(N, H, W)`` or ``(N, H, W, 3)`` as they face the reader, and the height and width of a pixel."""
+    volume = read_volume(path, on_notice=lambda line: None)
+    canonical = canonical_of(volume.ijk_to_lps)
+    size_mm = pixel_mm(canonical.spacing_mm(volume.spacing_mm), axis)
+    return slices_along(canonical.to_canonical(volume.array), axis), size_mm
 
 
 def _colour(name: str) -> tuple[float, float, float]:

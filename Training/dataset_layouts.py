@@ -53,7 +53,8 @@ class PairsLayout(Frozen):
     """An image, and one or more files with its labels.
 
     Attributes:
-        image: Patterns of images; of folders where ``folders``.
+        image: Patterns of images. A file that an image and a mask pattern fit goes to the one with more fixed
+            characters.
         mask: Patterns of label files. Placeholders that an image pattern has too must agree; all files that do
             belong to the image. ``{label}`` names the label that a whole file stands for, ``{split}`` the part of
             the data set that its publisher put the image into.

@@ -127,6 +127,15 @@ def test_a_structure_without_a_file_is_unknown(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_file_that_two_patterns_fit_goes_to_the_one_that_says_more(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.volume("a/image.nii.gz", grey_volume("a"))
+    tree.volume("a/liver.nii.gz", LIVER.astype(np.uint8))
+    layout = {"kind": "pairs", "image": "{id}/image.nii.gz", "mask": "{id}/{label}.nii.gz"}
+    (case,) = cases_of(tmp_path, described(tmp_path, layouts=[layout])).values()
+    assert same(case, liver=LIVER)
+
+
 def test_segments_of_slicer_lie_on_the_grid_of_their_image(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     tree.volume("ct.nrrd", grey_volume("ct"))

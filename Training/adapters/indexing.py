@@ -33,9 +33,8 @@ def pair_files(
         folders: An image is the folder of the files that a pattern fits.
     """
     files = list_files(source)
-    masks = _matches(files, mask)
+    images, masks = _divided(_matches(files, image), _matches(files, mask))
     taken = {found.path for _, found in masks}
-    images = [(p, f) for p, f in _matches(files, image) if f.path not in taken]
     if folders:
         images = _one_a_folder(images)
     negatives = [(p, f) for p, f in _matches(files, negative) if f.path not in taken]
@@ -140,6 +139,21 @@ def _matches(files: Sequence[str], patterns: Sequence[str]) -> list[tuple[Patter
                 found.append((pattern, match))
                 break
     return found
+
+
+def _divided(
+    images: list[tuple[Pattern, Found]], masks: list[tuple[Pattern, Found]]
+) -> tuple[list[tuple[Pattern, Found]], list[tuple[Pattern, Found]]]:
+    """Files that fit an image pattern and a mask pattern go to the one with more fixed characters, or are masks.
+
+    "{id}_mask.png" is narrower than "{id}.png", and "image.nii.gz" than "{label}.nii.gz".
+    """
+    of_image = {found.path: pattern.fixed for pattern, found in images}
+    of_mask = {found.path: pattern.fixed for pattern, found in masks}
+    return (
+        [(p, f) for p, f in images if of_mask.get(f.path, -1) < p.fixed],
+        [(p, f) for p, f in masks if of_image.get(f.path, -1) <= p.fixed],
+    )
 
 
 def _one_a_folder(images: Iterable[tuple[Pattern, Found]]) -> list[tuple[Pattern, Found]]:

@@ -43,11 +43,13 @@ class Pattern:
     Attributes:
         text: As it was written.
         names: Its placeholders, "root" first.
+        fixed: How many of its characters are no placeholder: of two patterns that fit, the one with more is meant.
     """
 
     text: str
     names: tuple[str, ...]
     regex: re.Pattern[str]
+    fixed: int
 
     def match(self, path: str) -> Found | None:
         """The values that a path (with ``/``) gives, or None where the pattern does not fit."""
@@ -76,7 +78,7 @@ def compile_pattern(text: str) -> Pattern:
     if any(brace in _PLACE.sub("", text) for brace in "{}"):
         raise ValueError(f"expected placeholders like {{id}} or {{id:[0-9]+}}, got '{text}'")
     try:
-        return Pattern(text, tuple(names), re.compile("".join(parts), re.IGNORECASE))
+        return Pattern(text, tuple(names), re.compile("".join(parts), re.IGNORECASE), len(_PLACE.sub("", text)))
     except re.error as error:
         raise ValueError(f"expected a regular expression in '{text}', got {error}") from error
 
