@@ -19,6 +19,7 @@ from MedicalSAM3Lib.outputs import set_affine
 from MedicalSAM3Lib.structures import Volume
 from Training.adapters.case import Case, CaseFiles
 from Training.adapters.knowledge import shown_slices
+from Training.adapters.reading import is_picture
 from Training.dataset_spec import DatasetSpec, concept_id
 from Training.manifest import ManifestRow
 from Training.packages import axis_of_slices
@@ -83,9 +84,16 @@ def write_case(case: Case, files: CaseFiles, spec: DatasetSpec, out: Path) -> Wr
         patient=pseudonym(spec.name, files.patient),
         axis=2 if case.image.is_2d else axis_of_slices(case.image.ijk_to_lps),
         spacing=case.image.spacing_mm,
-        modality=case.image.modality or spec.modality,
+        modality=_modality(case.image, out / image, spec),
         sha256=sha256_of(out / image),
     )
+
+
+def _modality(image: Volume, path: Path, spec: DatasetSpec) -> str:
+    """What inference will take the written file for: pictures say no more than whether they have colours."""
+    if is_picture(path):
+        return "RGB" if image.array.ndim == 4 else "GREY"
+    return image.modality or spec.modality
 
 
 def pseudonym(dataset: str, patient: str) -> str:

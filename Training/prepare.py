@@ -6,6 +6,7 @@
     python -m Training.prepare --yaml mine.yaml --source DIR --out data/mine
     python -m Training.prepare --check kvasir_seg --source Kvasir-SEG    read everything, write nothing
     python -m Training.prepare --check --source downloads                every downloads/NAME at once
+    python -m Training.prepare --merge data/*/manifest.parquet --out data/all.parquet    one manifest for one run
     python -m Training.prepare --list                                    what there is, and how to get it
 
 Every run writes images, masks, a frozen split, the manifest, and a card that counts and shows them.
@@ -26,6 +27,7 @@ from Training.dataset_check import REMARKS, check_trees, lines_of, problem_of, t
 from Training.dataset_files import Written, rows_of, write_case
 from Training.dataset_spec import DatasetSpec, load_spec, load_spec_file, published, ready_layouts
 from Training.manifest import write_manifest
+from Training.merge_manifests import merge
 from Training.packages import fetch_all, write_volume
 from Training.splits import Split, divide, follow, read_split, write_split
 
@@ -40,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _list()
         if options.check:
             return _check(options)
+        if options.merge:
+            return _merge(options)
         if options.name or options.yaml:
             return _prepare(options)
         return _demo(options.out or Path("data/tiny"))
@@ -129,6 +133,13 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if all(report.is_sound for report in reports) else 1
 
 
+def _merge(options: argparse.Namespace) -> int:
+    target = options.out or Path("data/all.parquet")
+    rows = merge(options.merge, target, leave_out=options.leave_out)
+    print(f"{rows} rows of {len(options.merge)} manifests in {target}")
+    return 0
+
+
 def _list() -> int:
     for name in published():
         spec = load_spec(name)
@@ -165,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", type=Path, help="frozen split to follow")
     parser.add_argument("--check", action="store_true", help="read everything, write nothing")
     parser.add_argument("--leave-out", action="store_true", help="go on without cases that are wrong")
+    parser.add_argument("--merge", type=Path, nargs="+", help="manifests to put together into --out")
     parser.add_argument("--list", action="store_true", help="list the published data sets")
     return parser
 

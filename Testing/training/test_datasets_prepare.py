@@ -104,6 +104,11 @@ def test_training_sees_a_prepared_picture_as_inference_does(name: str, side: int
         assert bool(picture.bits.any()) == (LabelState.PRESENT in volume.states[number])
 
 
+@pytest.mark.parametrize(("name", "modality"), [("ps_fh_aop", "RGB"), ("us_nerve", "GREY"), ("segthy", "US")])
+def test_the_modality_is_what_inference_will_take_the_file_for(name: str, modality: str, tmp_path: Path) -> None:
+    assert {row.modality for row in prepared(name, tmp_path).rows} == {modality}
+
+
 def test_numbers_tell_objects_apart_that_touch(tmp_path: Path) -> None:
     manifest = prepared("glas", tmp_path)
     mask = read_volume(manifest.path(manifest.rows[0].mask)).array
