@@ -17,7 +17,8 @@ from Testing.training import trees_colour, trees_microscopy, trees_radiology
 from Testing.training.dataset_trees import Builder, Tree, box
 from Training import prepare
 from Training.collate import LabelState
-from Training.data import PictureSource
+from Training.config import DataConfig
+from Training.data import PictureSource, TrainingData
 from Training.dataset_files import pseudonym
 from Training.manifest import Manifest, check_files, read_manifest
 from Training.splits import read_split
@@ -257,3 +258,19 @@ def test_all_data_sets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert len(out.splitlines()) == 41
     assert "kvasir_seg: Kvasir-SEG (Endoscopy; research and educational use)" in out
+
+
+def test_one_run_draws_batches_from_several_data_sets(tmp_path: Path) -> None:
+    manifests = []
+    for name in ("kvasir_seg", "us_nerve", "urocell"):
+        prepared(name, tmp_path / name)
+        manifests.append(str(tmp_path / name / "out" / "manifest.parquet"))
+    merged = tmp_path / "all.parquet"
+    assert prepare.main(["--merge", *manifests, "--out", str(merged)]) == 0
+    spec = PreprocessSpec(image_size=32)
+    data = TrainingData.load(DataConfig(manifest=str(merged), batch_slices=8, preprocess=spec))
+    assert set(data.concepts) == {"polyp", "brachial_plexus", "mitochondrion", "golgi_apparatus", "lysosome"}
+    batch = data.source("train", seed=0).batch(0)
+    assert batch.images.shape == (8, 3, 32, 32)
+    assert torch.isfinite(batch.images).all()
+    assert {volume.modality for volume in data.volumes} == {"RGB", "GREY", "GM"}
