@@ -1,4 +1,4 @@
-"""Read pictures: PNG, JPEG and TIFF, grey or colour, 8 or 16 bit, as a volume of one slice.
+"""Read pictures: PNG, JPEG, TIFF, BMP, GIF and PPM, grey or colour, 8 or 16 bit, as a volume of one slice.
 
 Pixels lie in the file's own raster order, so that a mask fits the file pixel for pixel: an EXIF
 orientation, by which viewers turn photographs, is not applied but reported. Transparency is laid over
@@ -20,7 +20,7 @@ from MedicalSAM3Lib.guards import pick_frame, require_memory
 from MedicalSAM3Lib.quiet import quiet
 from MedicalSAM3Lib.structures import Volume
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
 
 MOST_PIXELS = 100_000_000
 """10,000 x 10,000: a colour picture of this size takes 1.2 GB as float32, and the model sees far less."""

@@ -21,6 +21,7 @@ from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.preprocess import PreprocessSpec
 from Training.clips import ClipConfig
 from Training.losses import LossConfig
+from Training.phrases import PromptKind
 from Training.transforms import AugmentConfig
 
 Module = Literal["trunk", "neck", "text", "geometry", "encoder", "decoder", "masks", "scoring", "tracker"]
@@ -68,6 +69,7 @@ class DataConfig(_Frozen):
         sided_weight: How often one side of a paired organ is asked for, beside any other concept.
         min_object_pixels, max_objects: Smaller pieces, and those beyond the largest, are no objects.
         volume_weights: How often a volume is drawn; 1 unless named.
+        prompts: What concepts are asked with beside their names (``Training/phrases.py``).
         preprocess: What the model sees, as it is written into the model folder.
         augment: How far training pictures depart from the stored ones.
         clips: Consecutive slices, on which the tracker learns.
@@ -83,6 +85,7 @@ class DataConfig(_Frozen):
     min_object_pixels: int = Field(default=6, ge=1)
     max_objects: int = Field(default=16, ge=1)
     volume_weights: dict[str, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
+    prompts: tuple[PromptKind, ...] = ("synonym",)
     preprocess: PreprocessSpec = PreprocessSpec(image_size=1008)
     augment: AugmentConfig = AugmentConfig()
     clips: ClipConfig = ClipConfig()

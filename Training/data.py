@@ -239,5 +239,5 @@ class TrainingData:
 
     def source(self, split: str, *, seed: int, rank: int = 0, world_size: int = 1) -> BatchSource:
         """Batches of one split; ranks share its slices."""
-        bank = PhraseBank(self.concepts)
+        bank = PhraseBank(self.concepts, self.config.prompts)
         return BatchSource(self.pictures(split), bank, self.config, seed=seed, rank=rank, world_size=world_size)

@@ -53,7 +53,8 @@ class ManifestRow(BaseModel):
     Attributes:
         dataset: Where the image comes from.
         image: Image file, relative to the manifest.
-        mask: Mask file of this concept on the image's grid, relative to the manifest; "" without one.
+        mask: Mask file of this concept on the image's grid, relative to the manifest; "" without one. What is
+            above 0 is inside; different numbers are different objects, where the data set tells them apart.
         volume_id: Unique in the manifest.
         axis: Slices across 0 = left-right, 1 = front-back, 2 = head-foot; 2 for a single picture.
         slice_index: 0-based, in the image's own numbering; 0 for a single picture.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Container, Sequence
 from functools import cache
+from typing import Literal
 
 import numpy as np
 
@@ -31,6 +32,20 @@ HELD_OUT_NONSENSE = (
 )  # fmt: skip
 """Never used in training: what evaluation asks to see whether nonsense is turned down."""
 
+PromptKind = Literal["canonical", "synonym", "plural", "clinical"]
+
+CLINICAL = ("the {}", "{} region", "outline of the {}", "{} in this image")
+"""How clinicians write around a name."""
+
+_IRREGULAR = {"foot": "feet", "tooth": "teeth", "atrium": "atria", "septum": "septa", "ganglion": "ganglia",
+              "mitochondrion": "mitochondria", "iris": "irides", "pelvis": "pelves", "scissors": "scissors",
+              "forceps": "forceps", "stomach": "stomachs"}  # fmt: skip
+_ENDINGS = (("us", "i"), ("ebra", "ebrae"), ("bula", "bulae"), ("sis", "ses"), ("rix", "rices"), ("pex", "pices"),
+            ("ch", "ches"), ("sh", "shes"), ("ss", "sses"), ("x", "xes"), ("ay", "ays"), ("ey", "eys"), ("y", "ies"),
+            ("s", "ses"))  # fmt: skip
+_NO_PLURAL = ("blood", "fat", "bile", "stroma", "tissue", "fluid", "material", "necrosis", "mucosa", "cartilage")
+"""Substances: nobody asks for several of them."""
+
 _SYLLABLES = (
     "ba", "ke", "lo", "mi", "tru", "sha", "ven", "dor", "pli", "qua",
     "zet", "gor", "hin", "fla", "rem", "ost", "uz", "yel", "crip", "nar",
@@ -38,16 +53,19 @@ _SYLLABLES = (
 
 
 class PhraseBank:
-    """Phrases per concept: its name most of the time, now and then a synonym that means nothing else."""
+    """Phrases per concept: its name most of the time, now and then another that means nothing else.
 
-    def __init__(self, concepts: Sequence[str]) -> None:
-        known = {concept.concept_id: concept for concept in load_concepts()}
+    Args:
+        concepts: Concept ids.
+        kinds: Which other phrases there are (``prompt_variants``).
+    """
+
+    def __init__(self, concepts: Sequence[str], kinds: Sequence[PromptKind] = ("synonym",)) -> None:
         self._phrases: dict[str, tuple[str, ...]] = {}
         for concept in concepts:
-            entry = known.get(concept)
-            name = entry.name if entry else concept.replace("_", " ")
-            synonyms = entry.synonyms if entry else ()
-            self._phrases[concept] = (name, *(phrase for phrase in synonyms if find_concept(phrase) is entry))
+            variants = prompt_variants(concept)
+            others = [phrase for kind in kinds if kind != "canonical" for phrase in variants[kind]]
+            self._phrases[concept] = tuple(dict.fromkeys((*variants["canonical"], *others)))
 
     def name(self, concept: str) -> str:
         """The canonical phrase."""
@@ -59,6 +77,39 @@ class PhraseBank:
         if len(phrases) == 1 or rng.random() < 0.67:
             return phrases[0]
         return phrases[int(rng.integers(1, len(phrases)))]
+
+
+def prompt_variants(concept: str) -> dict[PromptKind, tuple[str, ...]]:
+    """All ways of asking for a concept, by kind; the canonical name is exactly one.
+
+    Synonyms and plurals that would mean another concept as well are left out; one side of the body has no plural.
+
+    Args:
+        concept: Id in the vocabulary, or of a concept that is not in it.
+    """
+    entry = next((one for one in load_concepts() if one.concept_id == concept), None)
+    name = entry.name if entry else concept.replace("_", " ")
+    synonyms = tuple(phrase for phrase in (entry.synonyms if entry else ()) if find_concept(phrase) is entry)
+    is_sided = name.startswith(("left ", "right "))
+    plurals = () if is_sided or name.endswith(_NO_PLURAL) else (plural(name),)
+    return {
+        "canonical": (name,),
+        "synonym": synonyms,
+        "plural": tuple(phrase for phrase in plurals if find_concept(phrase) in (entry, None)),
+        "clinical": tuple(template.format(name) for template in CLINICAL),
+    }
+
+
+def plural(phrase: str) -> str:
+    """The plural of a phrase, by its last word, with the Latin and Greek endings of anatomy."""
+    head, _, word = phrase.rpartition(" ")
+    start = f"{head} " if head else ""
+    if word in _IRREGULAR:
+        return start + _IRREGULAR[word]
+    for ending, other in _ENDINGS:
+        if word.endswith(ending):
+            return start + word.removesuffix(ending) + other
+    return start + word + "s"
 
 
 def draw_nonsense(rng: np.random.Generator, known: Container[str] = ()) -> str:

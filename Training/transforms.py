@@ -55,7 +55,7 @@ def canvas_grid(volume: TrainingVolume, side: int, config: AugmentConfig, rng: n
     Without augmentation this is the square canvas of ``MedicalSAM3Lib.preprocess``: the picture, centred,
     with its aspect in mm kept.
     """
-    height, width = volume.slices.shape[1:]
+    height, width = volume.slices.shape[1:3]
     row_mm, column_mm = volume.pixel_mm
     extent_mm = max(height * row_mm, width * column_mm)
     unit = (np.arange(side, dtype=np.float32) + 0.5) / side - 0.5
@@ -76,12 +76,22 @@ def canvas_grid(volume: TrainingVolume, side: int, config: AugmentConfig, rng: n
 
 
 def sample_image(picture: np.ndarray, grid: np.ndarray, outside: float) -> Tensor:
-    """Bilinear values ``(S, S)`` of a slice at a grid's points; ``outside`` beyond its edge."""
-    height, width = picture.shape
+    """Bilinear values of a slice at a grid's points; ``outside`` beyond its edge.
+
+    Args:
+        picture: ``(H, W)``, or ``(H, W, 3)`` in colour.
+        grid: ``(S, S, 2)`` as ``canvas_grid`` gives it.
+
+    Returns:
+        ``(S, S)``, or ``(3, S, S)`` in colour.
+    """
+    height, width = picture.shape[:2]
     scale = torch.tensor([2.0 / width, 2.0 / height])
     points = torch.from_numpy(np.ascontiguousarray(grid[..., ::-1])) * scale + scale / 2 - 1
-    source = torch.from_numpy(np.ascontiguousarray(picture, np.float32))[None, None] - outside
-    return functional.grid_sample(source, points[None], mode="bilinear", align_corners=False)[0, 0] + outside
+    channels = np.ascontiguousarray(np.moveaxis(picture.reshape(height, width, -1), -1, 0), np.float32)
+    source = torch.from_numpy(channels)[None] - outside
+    sampled = functional.grid_sample(source, points[None], mode="bilinear", align_corners=False)[0] + outside
+    return sampled if picture.ndim == 3 else sampled[0]
 
 
 def sample_coverage(coverage: np.ndarray, grid: np.ndarray) -> np.ndarray:
@@ -94,15 +104,15 @@ def sample_coverage(coverage: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def to_channels(picture: Tensor, volume: TrainingVolume, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """Window a slice to three channels ``(3, S, S)`` in 0..1, the ends of the windows moved a little."""
+    """Window a slice, ``(S, S)`` or ``(3, S, S)`` in colour, to three channels in 0..1, the windows moved a little."""
     jitter = rng.uniform(-1, 1, (3, 2)) * config.window_jitter / 2
     if len(set(volume.ranges)) == 1:
         jitter[:] = jitter[0]
-    values = picture.numpy()
+    values = np.broadcast_to(picture.numpy(), (3, *picture.shape[-2:]))
     channels = []
-    for (low, high), (move_low, move_high) in zip(volume.ranges, jitter, strict=True):
+    for plane, (low, high), (move_low, move_high) in zip(values, volume.ranges, jitter, strict=True):
         width = high - low
-        channels.append(apply_window(values, low + move_low * width, high + move_high * width))
+        channels.append(apply_window(plane, low + move_low * width, high + move_high * width))
     return torch.from_numpy(np.stack(channels))
 
 

@@ -31,7 +31,7 @@ class TrainingVolume:
     They are what the canvas shows: cut to the body's box where inference cuts, and no finer than the canvas.
 
     Attributes:
-        slices: float32 ``(N, H, W)``, the stored values (HU for CT).
+        slices: float32 ``(N, H, W)``, or ``(N, H, W, 3)`` in colour: the stored values (HU for CT).
         coverage: int64 ``(N, H, W)``, bit c set where concept c of the list covers the pixel.
         states: int8 ``(N, C)`` of ``LabelState``.
         splits: One per slice, "" where the manifest says nothing.
@@ -75,7 +75,7 @@ def _load(manifest: Manifest, volume_id: str, concepts: Sequence[str], spec: Pre
     slices = np.ascontiguousarray(slices_along(canonical.to_canonical(volume.array), first.axis))
     numbers = input_slice_index(canonical, first.axis, len(slices))
     states, splits = _slice_facts(rows, numbers, concepts)
-    coverage = _coverage(manifest, rows, concepts, volume, slices.shape)
+    coverage = _coverage(manifest, rows, concepts, volume, slices.shape[:3])
     ranges = value_ranges(slices, first.modality, spec)
     size_mm = pixel_mm(canonical.spacing_mm(volume.spacing_mm), first.axis)
     if spec.crop == "body" and first.modality == "CT":
@@ -103,24 +103,23 @@ def no_finer_than(
     Augmentation reads single points of them, which would see noise that inference averages away.
 
     Args:
-        slices: Stored values ``(N, H, W)``.
+        slices: Stored values ``(N, H, W)``, or ``(N, H, W, 3)`` in colour.
         coverage: Bits ``(N, H, W)``; they keep the value at each new pixel's centre.
         size_mm: Height and width of a pixel.
 
     Returns:
         Slices, coverage and pixel size, unchanged where the canvas would enlarge them.
     """
-    old_hw = slices.shape[1:]
+    old_hw = slices.shape[1:3]
     canvas_hw = square_canvas((old_hw[0], old_hw[1]), size_mm, side).inner_hw
     new_hw = (min(old_hw[0], canvas_hw[0]), min(old_hw[1], canvas_hw[1]))
     if new_hw == old_hw:
         return np.ascontiguousarray(slices), np.ascontiguousarray(coverage), size_mm
-    shrunk = functional.interpolate(
-        torch.from_numpy(np.ascontiguousarray(slices, np.float32))[:, None],
-        size=new_hw,
-        mode="bilinear",
-        antialias=True,
-    )[:, 0].numpy()
+    channels_last = np.ascontiguousarray(slices, np.float32).reshape(len(slices), *old_hw, -1)
+    smaller = functional.interpolate(
+        torch.from_numpy(channels_last).movedim(-1, 1), size=new_hw, mode="bilinear", antialias=True
+    )
+    shrunk = smaller.movedim(1, -1).reshape(len(slices), *new_hw, *slices.shape[3:]).numpy()
     rows, columns = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(new_hw, old_hw, strict=True))
     new_mm = (size_mm[0] * old_hw[0] / new_hw[0], size_mm[1] * old_hw[1] / new_hw[1])
     return shrunk, np.ascontiguousarray(coverage[:, rows][:, :, columns]), new_mm
@@ -138,10 +137,10 @@ def _coverage(
     column = {concept: bit for bit, concept in enumerate(concepts)}
     for path, concept in sorted({(row.mask, row.concept) for row in rows if row.mask and row.concept in column}):
         mask = read_volume(manifest.path(path))
-        if mask.array.shape != image.array.shape or not np.allclose(mask.ijk_to_lps, image.ijk_to_lps, atol=1e-2):
+        if mask.array.shape != image.shape_kji or not np.allclose(mask.ijk_to_lps, image.ijk_to_lps, atol=1e-2):
             raise InputError(
                 f"Expected the mask of '{concept}' in '{rows[0].volume_id}' on the grid of its image "
-                f"{image.array.shape}, got another grid {mask.array.shape}; resample it."
+                f"{image.shape_kji}, got another grid {mask.array.shape}; resample it."
             )
         canonical = canonical_of(mask.ijk_to_lps)
         pictures = slices_along(canonical.to_canonical(mask.array > 0.5), rows[0].axis)

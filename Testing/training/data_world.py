@@ -16,8 +16,8 @@ from Training.collate import LabelState
 from Training.config import DataConfig
 from Training.data import BatchSource, PictureSource
 from Training.manifest import write_manifest
+from Training.packages import write_volume
 from Training.phrases import PhraseBank
-from Training.prepare import write_volume
 from Training.transforms import NO_AUGMENTATION
 from Training.volumes import TrainingVolume
 

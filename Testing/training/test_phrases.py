@@ -9,7 +9,16 @@ import pytest
 
 from MedicalSAM3Lib.concepts import find_concept, load_concepts, normalise
 from Training.adapters import slicerio_package, totalsegmentator_package
-from Training.phrases import ELSEWHERE, EVERYDAY, HELD_OUT_NONSENSE, PhraseBank, draw_nonsense, other_words
+from Training.phrases import (
+    ELSEWHERE,
+    EVERYDAY,
+    HELD_OUT_NONSENSE,
+    PhraseBank,
+    draw_nonsense,
+    other_words,
+    plural,
+    prompt_variants,
+)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -96,3 +105,49 @@ def test_nonsense_is_never_a_concept_that_slices_may_show() -> None:
     phrases = {draw_nonsense(draws, ("brain", "eyeball", "thyroid_gland")) for _ in range(1500)}
     assert not phrases & {"brain", "eye", "thyroid"}
     assert "tongue" in phrases
+
+
+@pytest.mark.parametrize(
+    ("one", "many"),
+    [
+        ("optic disc", "optic discs"), ("cell nucleus", "cell nuclei"), ("retinal artery", "retinal arteries"),
+        ("vertebra", "vertebrae"), ("coronary stenosis", "coronary stenoses"), ("left atrium", "left atria"),
+        ("mitochondrion", "mitochondria"), ("thorax", "thoraxes"), ("kidney", "kidneys"), ("scissors", "scissors"),
+        ("tooth", "teeth"), ("mass", "masses"), ("bronchial branch", "bronchial branches"), ("stomach", "stomachs"),
+    ],
+)  # fmt: skip
+def test_several_of_a_thing_are_called_as_anatomists_call_them(one: str, many: str) -> None:
+    assert plural(one) == many
+
+
+def test_variants_never_ask_for_another_concept() -> None:
+    for concept in load_concepts():
+        variants = prompt_variants(concept.concept_id)
+        assert variants["canonical"] == (concept.name,)
+        for kind in ("synonym", "plural"):
+            assert all(find_concept(phrase) in (concept, None) for phrase in variants[kind]), concept.name
+        assert all(concept.name in phrase for phrase in variants["clinical"])
+
+
+def test_substances_and_single_sides_have_no_plural() -> None:
+    assert prompt_variants("left_kidney")["plural"] == ()
+    assert prompt_variants("body_fat")["plural"] == ()
+    assert prompt_variants("unheard_of_structure") == {
+        "canonical": ("unheard of structure",),
+        "synonym": (),
+        "plural": ("unheard of structures",),
+        "clinical": (
+            "the unheard of structure",
+            "unheard of structure region",
+            "outline of the unheard of structure",
+            "unheard of structure in this image",
+        ),
+    }
+
+
+def test_a_bank_draws_the_kinds_it_was_asked_for() -> None:
+    bank, draws = PhraseBank(["spleen"], ("plural", "clinical")), rng()
+    variants = prompt_variants("spleen")
+    drawn = {bank.draw("spleen", draws) for _ in range(400)}
+    assert drawn == {"spleen", *variants["plural"], *variants["clinical"]}
+    assert {PhraseBank(["spleen"], ()).draw("spleen", draws) for _ in range(20)} == {"spleen"}

@@ -22,7 +22,7 @@ from Testing.training.data_world import boxes_hu, image_of, labelled, write_worl
 from Training import make_sample, prepare
 from Training.adapters import slicerio_package, totalsegmentator_package
 from Training.manifest import check_files, read_manifest
-from Training.prepare import download, fetch_all, verify, write_volume
+from Training.packages import download, fetch_all, verify, write_volume
 
 
 def test_a_package_that_is_there_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,41 @@
+"""On which slices of a case somebody looked for a concept: the ground for present, absent and unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from Training.adapters.case import CaseFiles
+from Training.adapters.decode import Masks
+from Training.dataset_spec import DatasetSpec
+
+
+def known_slices(spec: DatasetSpec, files: CaseFiles, masks: Masks) -> Mapping[str, np.ndarray]:
+    """Concept name to bool ``(K,)``; a concept that is missing here is unknown on every slice.
+
+    Concepts of the dictionary count as looked for, unless the data set says otherwise; where each label has a
+    file of its own, those without a file were not.
+    """
+    slices = masks.shape_kji[0]
+    named = {concept for file in files.masks if file.label for concept in spec.concepts_of(file.label) or ()}
+    known: dict[str, np.ndarray] = {}
+    for concept in dict.fromkeys((*spec.concepts(), *masks.masks_kji, *spec.states.absent)):
+        mask = masks.masks_kji.get(concept)
+        shown = shown_slices(mask, slices)
+        if concept in spec.states.absent or not files.masks:
+            known[concept] = np.ones(slices, bool)
+        elif spec.states.empty_slices == "unknown":
+            known[concept] = shown
+        elif named:
+            known[concept] = np.full(slices, concept in named)
+        else:
+            known[concept] = np.full(slices, shown.any() or spec.states.not_shown == "absent")
+    return {concept: slices for concept, slices in known.items() if slices.any()}
+
+
+def shown_slices(mask_kji: np.ndarray | None, slices: int) -> np.ndarray:
+    """bool ``(K,)``: the slices that a mask touches; none without a mask."""
+    if mask_kji is None:
+        return np.zeros(slices, bool)
+    return np.asarray(mask_kji.reshape(slices, -1).any(axis=1), bool)

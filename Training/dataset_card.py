@@ -1,0 +1,183 @@
+"""A card for a prepared data set: what it is, what it counts beside what was published, and a grid of pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from MedicalSAM3Lib.atomic import replacing
+from MedicalSAM3Lib.concepts import colour_of
+from MedicalSAM3Lib.files import read_volume
+from MedicalSAM3Lib.geometry import canonical_of, pixel_mm, slices_along
+from MedicalSAM3Lib.preprocess import PreprocessSpec, apply_window, value_ranges
+from Training.adapters.case import Problem
+from Training.dataset_files import Written
+from Training.dataset_spec import DatasetSpec
+from Training.splits import Split
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_PICTURES, COLUMNS = 12, 4
+PICTURE = "card.png"
+
+
+def write_card(
+    out: Path,
+    spec: DatasetSpec,
+    cases: Sequence[Written],
+    splits: Mapping[str, Split],
+    digest: str,
+    problems: Sequence[Problem],
+) -> None:
+    """Write ``README.md`` and ``card.png`` beside the manifest.
+
+    Raises:
+        OutputError: The folder is not writable.
+    """
+    draw_grid(out, cases)
+    text = "\n".join(
+        [
+            f"# {spec.title}\n",
+            *_facts(spec),
+            "\n## Counts\n",
+            *count_lines(spec, cases),
+            "\n## Split\n",
+            *_split_lines(cases, splits, digest),
+            "\n## Concepts\n",
+            *_concept_lines(cases),
+            "\n## Left out, and remarked\n",
+            *_problem_lines(problems),
+            f"\n![Images with masks]({PICTURE})\n",
+        ]
+    )
+    with replacing(out / "README.md") as (partial,):
+        partial.write_text(text, encoding="utf-8")
+
+
+def annotations_of(spec: DatasetSpec, cases: Sequence[Written]) -> int:
+    """Annotations as the published number counts them.
+
+    A label that stands for several concepts ("polyp" and "neoplastic polyp") counts once, as the first.
+    """
+    first = {names[0] for names in spec.labels.values() if names}
+    counted = 0
+    for case in cases:
+        for concept in case.masks:
+            if not first or concept in first:
+                by_kind = {"masks": 1, "pieces": case.pieces[concept], "objects": case.objects[concept]}
+                counted += by_kind[spec.counts.counting]
+    return counted
+
+
+def count_lines(spec: DatasetSpec, cases: Sequence[Written]) -> list[str]:
+    """A table of what was found beside what was published; a difference is marked."""
+    shown = sum(bool(case.masks) for case in cases)
+    found = {"images": len(cases), "annotations": annotations_of(spec, cases)}
+    published = {"images": spec.counts.images, "annotations": spec.counts.annotations}
+    names = {"images": "images", "annotations": f"annotations (counted: {spec.counts.counting})"}
+    lines = ["| | here | published | |", "|---|---:|---:|---|"]
+    for key, number in found.items():
+        wanted = published[key]
+        remark = "" if wanted is None or wanted == number else "differs"
+        lines.append(f"| {names[key]} | {number:,} | {f'{wanted:,}' if wanted else 'not published'} | {remark} |")
+    lines.append(f"| images that show a concept | {shown:,} | | |")
+    return [*lines, *([f"\n{spec.counts.note}"] if spec.counts.note else [])]
+
+
+def draw_grid(out: Path, cases: Sequence[Written]) -> None:
+    """Up to twelve images, evenly from those that show something, with their masks as outlines in colour."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    shown = [case for case in cases if case.masks] or list(cases)
+    count = min(len(shown), MOST_PICTURES)
+    chosen = [shown[int(n)] for n in np.linspace(0, len(shown) - 1, count).round()]
+    names = list(dict.fromkeys(name for case in chosen for name in case.masks))
+    rows, lines = -(-count // COLUMNS), -(-len(names) // (COLUMNS + 1))
+    figure = Figure(figsize=(3.0 * COLUMNS, 2.6 * rows + 0.2 * lines + 0.3), layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, case in enumerate(chosen):
+        _draw_case(figure.add_subplot(rows, COLUMNS, number + 1), out, case)
+    handles = [Patch(color=_colour(name), label=name) for name in names]
+    figure.legend(handles=handles, loc="outside lower center", ncols=COLUMNS + 1, fontsize=8)
+    with replacing(out / PICTURE) as (partial,):
+        figure.savefig(partial, dpi=80)
+
+
+def _draw_case(axes: Axes, out: Path, case: Written) -> None:
+    axes.set_axis_off()
+    image, (height, width) = _pictures(out / case.image, case.axis)
+    masks = {name: _pictures(out / path, case.axis)[0] > 0.5 for name, path in case.masks.items()}
+    k = _fullest_slice(masks, len(image))
+    low, high = value_ranges(image, case.modality, PreprocessSpec(image_size=1))[0]
+    axes.imshow(apply_window(image[k], low, high), cmap="gray", aspect=height / width)
+    for name, mask in masks.items():
+        if mask[k].any() and not mask[k].all():
+            axes.contour(mask[k], [0.5], colors=[_colour(name)], linewidths=1.5)
+
+
+def _pictures(path: Path, axis: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """Slices ``(N, H, W)`` or ``(N, H, W, 3)`` as they face the reader, and the height and width of a pixel."""
+    volume = read_volume(path, on_notice=lambda line: None)
+    canonical = canonical_of(volume.ijk_to_lps)
+    size_mm = pixel_mm(canonical.spacing_mm(volume.spacing_mm), axis)
+    return slices_along(canonical.to_canonical(volume.array), axis), size_mm
+
+
+def _colour(name: str) -> tuple[float, float, float]:
+    red, green, blue = (channel / 255 for channel in colour_of(name))
+    return red, green, blue
+
+
+def _fullest_slice(masks: Mapping[str, np.ndarray], slices: int) -> int:
+    if not masks:
+        return slices // 2
+    return int(np.argmax(sum(mask.reshape(slices, -1).sum(axis=1) for mask in masks.values())))
+
+
+def _facts(spec: DatasetSpec) -> list[str]:
+    facts = {
+        "Imaging": spec.group or spec.modality,
+        "Home": spec.home,
+        "Licence": spec.licence,
+        "Terms": spec.terms,
+        "How to get it": spec.get,
+        "Layout": f"{spec.source.kind}: {spec.source.cite}" if spec.source else "",
+    }
+    lines = [f"- **{name}**: {text}" for name, text in facts.items() if text]
+    reported = spec.source.reported if spec.source else ()
+    return [*lines, *(f"- **Reported by users**: {line}" for line in reported)]
+
+
+def _split_lines(cases: Sequence[Written], splits: Mapping[str, Split], digest: str) -> list[str]:
+    count = Counter(splits[case.case_id] for case in cases)
+    patients = len({case.patient for case in cases if case.patient})
+    unknown = sum(not case.patient for case in cases)
+    by = f"{patients:,} known patients" + (f"; {unknown:,} images of nobody known, divided by image" if unknown else "")
+    return [
+        *(f"- {split}: {number:,} images" for split, number in sorted(count.items())),
+        f"- by patient: {by}",
+        f"- `split.json`, SHA-256 `{digest}`",
+    ]
+
+
+def _concept_lines(cases: Sequence[Written]) -> list[str]:
+    states: dict[str, Counter[str]] = {}
+    for case in cases:
+        for concept, of_slices in case.states.items():
+            states.setdefault(concept, Counter()).update(of_slices)
+    lines = ["| concept | present | verified absent |", "|---|---:|---:|"]
+    lines += [f"| {name} | {count['present']:,} | {count['absent']:,} |" for name, count in sorted(states.items())]
+    return [*lines, "\nPictures, or slices of volumes. About everything that is not in this table nothing is known."]
+
+
+def _problem_lines(problems: Sequence[Problem]) -> list[str]:
+    if not problems:
+        return ["Nothing."]
+    return [f"- {kind}: {count:,}" for kind, count in Counter(problem.kind for problem in problems).items()]
