@@ -4,6 +4,8 @@ A phrase is split into a side ("left", "right" or "") and the rest, and both are
 "Kidney right" and "right kidneys" are one concept and "left liver" is none. A phrase that fits two
 concepts fits none: a wrong code on a segment is worse than no code. Phrases that are not found can still
 be segmented; they have no id and no codes, and a colour derived from their words.
+
+A row of the file whose side is "paired" is three concepts: the pair, and the left and the right one made from it.
 """
 
 from __future__ import annotations
@@ -11,19 +13,21 @@ from __future__ import annotations
 import colorsys
 import csv
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from MedicalSAM3Lib.resources import ResourceError, resource
 from MedicalSAM3Lib.structures import Codes
-from MedicalSAM3Lib.words import split_side
+from MedicalSAM3Lib.words import key_of, split_side
 
 HEADER = (
     "concept_id", "name", "synonyms", "side", "parent",
     "category_code", "type_code", "modifier_code", "colour", "datasets",
 )  # fmt: skip
+
+SIDE_CODES = {"left": "SCT^7771000^Left", "right": "SCT^24028007^Right"}
 
 Rgb = tuple[int, int, int]
 
@@ -37,6 +41,7 @@ class Concept:
         name: As a person would write it ("left kidney").
         synonyms: Other phrases for exactly the same thing.
         side: "left", "right" or "".
+        paired: Whether the vocabulary has a left and a right one of it.
         parents: Each ``concept_id`` that it is a part or a kind of: a liver tumour is in the liver, and a neoplasm.
         codes: Terminology, empty where no published list has the concept.
         colour: RGB, 0..255: the terminology's own, else derived from the name.
@@ -47,6 +52,7 @@ class Concept:
     name: str
     synonyms: tuple[str, ...] = ()
     side: str = ""
+    paired: bool = False
     parents: tuple[str, ...] = ()
     codes: Codes = Codes()  # noqa: RUF009 - frozen, so shared without harm
     colour: Rgb = (0, 0, 0)
@@ -79,18 +85,22 @@ def read_concepts(path: Path) -> tuple[Concept, ...]:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != HEADER:
             raise ResourceError(f"{path.name}: expected the columns {', '.join(HEADER)}, got {reader.fieldnames}.")
-        concepts = tuple(_concept(row, path.name) for row in reader)
+        rows = [_concept(row, path.name) for row in reader]
+    pairs = {row.concept_id for row in rows if row.paired}
+    concepts = tuple(concept for row in rows for concept in (row, *_both_sides(row, pairs)))
     _check_ids(concepts, path.name)
     return concepts
 
 
 def find_concept(phrase: str) -> Concept | None:
-    """The concept that a typed phrase means, whatever its case, plural, synonym and place of the side.
+    """The concept that a typed phrase means, whatever its case, plural, synonym, side and order of words.
+
+    Misspelled words are not put right here: see ``interpret``.
 
     Returns:
         None when nothing fits or when more than one concept does.
     """
-    return _index(load_concepts()).get(split_side(phrase))
+    return index(load_concepts()).get(key_of(phrase))
 
 
 @cache
@@ -132,18 +142,44 @@ def derive_colour(phrase: str) -> Rgb:
 
 
 @cache
-def _index(concepts: tuple[Concept, ...]) -> Mapping[tuple[str, str], Concept]:
-    """(side, words) to the one concept that has them; words of two concepts are left out."""
-    owners: dict[tuple[str, str], dict[str, Concept]] = {}
+def index(concepts: tuple[Concept, ...]) -> Mapping[tuple[str, tuple[str, ...]], Concept]:
+    """Key of a phrase (``words.key_of``) to the one concept that has it; keys of two concepts are left out."""
+    owners: dict[tuple[str, tuple[str, ...]], dict[str, Concept]] = {}
     for concept in concepts:
         for phrase in concept.phrases:
-            owners.setdefault(split_side(phrase), {})[concept.concept_id] = concept
+            owners.setdefault(key_of(phrase), {})[concept.concept_id] = concept
     return {key: next(iter(found.values())) for key, found in owners.items() if len(found) == 1}
 
 
+def _both_sides(whole: Concept, pairs: Container[str]) -> tuple[Concept, ...]:
+    """The left and the right one of a pair, with its codes, data sets and, where a list gives one, its colour.
+
+    A part of a pair lies on its side: the left renal cortex is renal cortex, and in the left kidney.
+    """
+    if not whole.paired:
+        return ()
+    has_own = whole.colour != derive_colour(whole.name)
+    return tuple(
+        replace(
+            whole,
+            concept_id=f"{side}_{whole.concept_id}",
+            name=f"{side} {whole.name}",
+            synonyms=tuple(f"{side} {synonym}" for synonym in whole.synonyms),
+            side=side,
+            paired=False,
+            parents=(whole.concept_id, *(f"{side}_{parent}" for parent in whole.parents if parent in pairs)),
+            codes=replace(whole.codes, modifier=code if whole.codes.type else ""),
+            colour=whole.colour if has_own else derive_colour(f"{side} {whole.name}"),
+        )
+        for side, code in SIDE_CODES.items()
+    )
+
+
 def _concept(row: Mapping[str, str], file: str) -> Concept:
-    if row["side"] not in ("", "left", "right"):
-        raise ResourceError(f"{file}: {row['concept_id']}: expected side left, right or nothing, got '{row['side']}'.")
+    if row["side"] not in ("", "left", "right", "paired"):
+        raise ResourceError(
+            f"{file}: {row['concept_id']}: expected side left, right, paired or nothing, got '{row['side']}'."
+        )
     codes = Codes(row["category_code"], row["type_code"], row["modifier_code"])
     for code in (codes.category, codes.type, codes.modifier):
         if code and (code.count("^") != 2 or not all(code.split("^"))):
@@ -152,7 +188,8 @@ def _concept(row: Mapping[str, str], file: str) -> Concept:
         concept_id=row["concept_id"],
         name=row["name"],
         synonyms=_parts(row["synonyms"]),
-        side=row["side"],
+        side="" if row["side"] == "paired" else row["side"],
+        paired=row["side"] == "paired",
         parents=_parts(row["parent"]),
         codes=codes,
         colour=_colour(row, file),
