@@ -47,7 +47,8 @@ class Outputs:
 
 def segment(
     input_path: options.InputPath,
-    concept: options.Concepts,
+    concept: options.Concepts = None,
+    preset: options.Preset = None,
     output: options.OutputPath = None,
     report: options.ReportPath = None,
     preview: options.PreviewPath = None,
@@ -62,6 +63,7 @@ def segment(
     roi: options.Roi = None,
     overlap: options.Overlap = "exclusive",
     instances: options.Instances = False,
+    verbatim: options.Verbatim = False,
     rule: options.Rule = "union",
     presence_threshold: options.Threshold = None,
     memory_budget: options.MemoryBudget = None,
@@ -86,13 +88,15 @@ def segment(
         roi=options.parse_numbers("roi", roi, ",", "I0,I1,J0,J1,K0,K1"),
         overlap=overlap,
         instances=instances,
+        verbatim=verbatim,
         rule=rule,
         confidence_map=confidence is not None,
         presence_threshold=presence_threshold,
         memory_budget_gb=memory_budget,
     )
+    concepts = options.asked_concepts(concept, preset)
     outputs = choose_outputs(input_path, output, report, preview, confidence)
-    run(Source(input_path, series, frame), concept, outputs, model, settings, quiet=quiet)
+    run(Source(input_path, series, frame), concepts, outputs, model, settings, quiet=quiet)
 
 
 def choose_outputs(
@@ -156,9 +160,9 @@ def run(
     from MedicalSAM3Lib.resources import resource
     from MedicalSAM3Lib.text import load_tokenizer
 
-    pipeline.check_concepts(concepts)
-    # All models read the same vocabulary: a concept that is too long need not wait for gigabytes of weights.
-    load_tokenizer(resource("tokenizer")).encode(concepts)
+    readings = pipeline.read_all(concepts, verbatim=settings.verbatim)
+    # All models read the same words: a concept that is too long need not wait for gigabytes of weights.
+    load_tokenizer(resource("tokenizer")).encode([reading.asked for reading in readings])
     with cli_show.waiting("Loading the model", quiet=quiet):
         loaded = registry.load_model(model, device=settings.device, speed=settings.speed)
     with cli_show.progress_bars(quiet=quiet) as on_progress:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from MedicalSAM3Lib.codes import Codes
 from MedicalSAM3Lib.resources import ResourceError, resource
-from MedicalSAM3Lib.structures import Codes
-from MedicalSAM3Lib.words import key_of, split_side
+from MedicalSAM3Lib.words import key_of, normalise
 
 HEADER = (
     "concept_id", "name", "synonyms", "side", "parent",
@@ -28,6 +28,9 @@ HEADER = (
 )  # fmt: skip
 
 SIDE_CODES = {"left": "SCT^7771000^Left", "right": "SCT^24028007^Right"}
+
+TELLS_SIDES = frozenset({"totalsegmentator", "slicerio"})
+"""The data sets that label the left and the right of a pair apart."""
 
 Rgb = tuple[int, int, int]
 
@@ -120,11 +123,6 @@ def are_relatives(phrase: str, other: str) -> bool:
     return one.concept_id in ancestors(two.concept_id) or two.concept_id in ancestors(one.concept_id)
 
 
-def normalise(phrase: str) -> str:
-    """One spelling for all ways of typing a phrase: "Kidneys, RIGHT" and "right kidney" give "right kidney"."""
-    return " ".join(part for part in split_side(phrase) if part)
-
-
 def colour_of(phrase: str) -> Rgb:
     """RGB, 0..255, of a phrase: the concept's own, else one derived from the words, the same in every run."""
     concept = find_concept(phrase)
@@ -168,6 +166,7 @@ def _both_sides(whole: Concept, pairs: Container[str]) -> tuple[Concept, ...]:
             side=side,
             paired=False,
             parents=(whole.concept_id, *(f"{side}_{parent}" for parent in whole.parents if parent in pairs)),
+            datasets=tuple(name for name in whole.datasets if name in TELLS_SIDES),
             codes=replace(whole.codes, modifier=code if whole.codes.type else ""),
             colour=whole.colour if has_own else derive_colour(f"{side} {whole.name}"),
         )

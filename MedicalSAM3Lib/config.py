@@ -37,6 +37,8 @@ class SegmentSettings(BaseModel):
         overlap: "exclusive" gives a voxel to its most confident concept, "keep" lets masks overlap, "nested"
             lets a concept overlap with its parts and wholes in the vocabulary and compete with all others.
         instances: Keep the objects of a concept apart as segments of their own.
+        verbatim: Ask with the words as they were typed, and take the answer as it is: no phrase is brought into the
+            words that the model was trained on, and "left" and "right" are not held to the patient's sides.
         confidence_map: Keep the confidence of every voxel beside the masks.
         presence_threshold: Overrides the model's calibrated threshold (0..1).
         memory_budget_gb: Memory for the features of a volume in 10^9 bytes, None = from the machine; what
@@ -55,6 +57,7 @@ class SegmentSettings(BaseModel):
     mode: Literal["auto", "detect", "track", "fuse"] = "auto"
     overlap: Literal["exclusive", "keep", "nested"] = "exclusive"
     instances: bool = False
+    verbatim: bool = False
     confidence_map: bool = False
     presence_threshold: float | None = Field(default=None, ge=0.0, le=1.0)
     memory_budget_gb: float | None = Field(default=None, gt=0.0)

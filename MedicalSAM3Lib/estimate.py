@@ -21,7 +21,7 @@ from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.feature_store import temporary_folder
 from MedicalSAM3Lib.guards import available_memory_bytes
 from MedicalSAM3Lib.meter import Meter
-from MedicalSAM3Lib.pipeline import check_concepts, check_settings, settled
+from MedicalSAM3Lib.pipeline import check_settings, read_all, settled
 from MedicalSAM3Lib.probe import Costs, Rates, measure
 from MedicalSAM3Lib.process_memory import peak_bytes, resident_bytes
 from MedicalSAM3Lib.runtime import peak_memory_mb, pick_runtime, start_peak_memory
@@ -134,7 +134,7 @@ def estimate(
         RunError: Not even a few slices fit.
     """
     settings = settled(settings or SegmentSettings(), model)
-    phrases = check_concepts(concepts)
+    phrases = [reading.asked for reading in read_all(concepts, model.phrases, verbatim=settings.verbatim)]
     check_settings(settings, model)
     model.tokenizer.encode(phrases)
     runtime = pick_runtime(settings)

@@ -30,6 +30,7 @@ _SINGULARS = {
     "bronchi": "bronchus",
     "bronchia": "bronchus",
     "calculi": "calculus",
+    "caries": "caries",
     "epididymides": "epididymis",
     "feet": "foot",
     "femora": "femur",
@@ -40,17 +41,20 @@ _SINGULARS = {
     "hila": "hilum",
     "hippocampi": "hippocampus",
     "humeri": "humerus",
+    "lens": "lens",
     "lenses": "lens",
     "maxillae": "maxilla",
     "menisci": "meniscus",
     "metastases": "metastasis",
     "mitochondria": "mitochondrion",
+    "nates": "nates",
     "nevi": "nevus",
     "nuclei": "nucleus",
     "ova": "ovum",
     "patellae": "patella",
     "phalanges": "phalanx",
     "plexuses": "plexus",
+    "pons": "pons",
     "scapulae": "scapula",
     "septa": "septum",
     "stenoses": "stenosis",
@@ -62,7 +66,7 @@ _SINGULARS = {
     "ulnae": "ulna",
     "vertebrae": "vertebra",
 }
-"""Plurals that no rule makes singular."""
+"""Plurals that no rule makes singular, and words that only look like plurals."""
 
 _SPELLINGS = {
     "disk": "disc",
@@ -107,6 +111,11 @@ def split_side(phrase: str) -> tuple[str, str]:
         return "", " ".join(words)
     rest = [word for place, word in enumerate(words) if not _is_side(word, place, len(words))]
     return sides.pop(), " ".join(rest)
+
+
+def normalise(phrase: str) -> str:
+    """One spelling for all ways of typing a phrase: "Kidneys, RIGHT" and "right kidney" give "right kidney"."""
+    return " ".join(part for part in split_side(phrase) if part)
 
 
 def key_of(phrase: str) -> tuple[str, tuple[str, ...]]:

@@ -4,10 +4,10 @@
 
 TERMINOLOGIES is the folder ``trame_slicer/resources/terminologies`` of the wheel trame-slicer 2.0.0, MAPPING the file
 ``totalsegmentator/resources/totalsegmentator_snomed_mapping.csv`` of the wheel totalsegmentator 2.18.0 (both:
-``pip download --no-deps``); the third list is pydicom's own. A concept has the code of a list's entry whose meaning is
-its name, else one of its synonyms, looked up as typed phrases are; of what is no anatomy (a row that comes with another
-category) the name alone counts, because there a synonym is often a special case. Codes that are in the file stay as they
-are. Without ``--write`` the file is only checked: every code must be in one of the lists.
+``pip download --no-deps``); the third list is pydicom's own. A concept has the code of the entry whose meaning is its
+name, else one of its synonyms, looked up as typed phrases are; of what is no anatomy (a row that comes with another
+category) the name alone counts, because there a synonym is often a special case. Codes that are in the file stay as
+they are. Without ``--write`` the file is only checked: every code must be in one of the lists.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def by_meaning(entries: Iterator[Entry]) -> dict[Key, Entry]:
 def look_up(rows: Sequence[dict[str, str]], lists: Sequence[Mapping[Key, Entry]]) -> int:
     """Fill in the codes of the rows that have none; returns how many were found.
 
-    A list's category counts, else the row's own, else it is anatomy. Where nothing is found a row has no category either.
+    A list's category counts, else the row's own, else it is anatomy. Where nothing is found a row has none.
     """
     filled = 0
     for row in rows:

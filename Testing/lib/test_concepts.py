@@ -139,7 +139,7 @@ GOOD = "liver,liver,,,,,,,#dd8265,"
         (["lobe,lobe,,,lung,,,,,"], "known parent, got 'lung'"),
         (["lobe,lobe,,,lobe,,,,,"], "a circle of parents"),
         (["a,a,,,c,,,,,", "b,b,,,a,,,,,", "c,c,,,b,,,,,", "d,d,,,a,,,,,"], "a: expected .* circle"),
-        (["lobe,lobe,,middle,,,,,,"], "side left, right or nothing, got 'middle'"),
+        (["lobe,lobe,,middle,,,,,,"], "side left, right, paired or nothing, got 'middle'"),
         (["lobe,lobe,,,,SCT^1,,,,"], "scheme\\^value\\^meaning, got 'SCT\\^1'"),
         (["lobe,lobe,,,,,,,#12,"], "colour like #dd8265, got '#12'"),
         (["lobe,lobe,,,,,,,red,"], "colour like #dd8265, got 'red'"),
@@ -161,7 +161,7 @@ def test_another_header_is_refused(tmp_path: Path) -> None:
 
 def test_ancestors_go_up_to_the_whole() -> None:
     assert ancestors("vertebra_l1") == ("lumbar_spine", "spine")
-    assert ancestors("liver_tumor") == ("liver", "neoplasm")
+    assert ancestors("liver_tumor") == ("liver", "neoplasm", "lesion")
     assert ancestors("kidney") == ancestors("nothing of the kind") == ()
 
 
