@@ -26,7 +26,9 @@ Concepts = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option("--preset", metavar="NAME", help="Segment a list of concepts, such as abdomen (medsam3 concepts presets)."),
+    typer.Option(
+        "--preset", metavar="NAME", help="Segment a list of concepts, such as abdomen (medsam3 concepts presets)."
+    ),
 ]
 OutputPath = Annotated[
     Path | None,

@@ -103,13 +103,13 @@ def find_concept(phrase: str) -> Concept | None:
     Returns:
         None when nothing fits or when more than one concept does.
     """
-    return index(load_concepts()).get(key_of(phrase))
+    return _index().get(key_of(phrase))
 
 
 @cache
 def ancestors(concept_id: str) -> tuple[str, ...]:
     """Ids of all wholes that a concept is a part or a kind of, the nearest first; none for an unknown id."""
-    return _above(concept_id, {concept.concept_id: concept.parents for concept in load_concepts()})
+    return _above(concept_id, _parents())
 
 
 def are_relatives(phrase: str, other: str) -> bool:
@@ -140,13 +140,18 @@ def derive_colour(phrase: str) -> Rgb:
 
 
 @cache
-def index(concepts: tuple[Concept, ...]) -> Mapping[tuple[str, tuple[str, ...]], Concept]:
+def _index() -> Mapping[tuple[str, tuple[str, ...]], Concept]:
     """Key of a phrase (``words.key_of``) to the one concept that has it; keys of two concepts are left out."""
     owners: dict[tuple[str, tuple[str, ...]], dict[str, Concept]] = {}
-    for concept in concepts:
+    for concept in load_concepts():
         for phrase in concept.phrases:
             owners.setdefault(key_of(phrase), {})[concept.concept_id] = concept
     return {key: next(iter(found.values())) for key, found in owners.items() if len(found) == 1}
+
+
+@cache
+def _parents() -> Mapping[str, tuple[str, ...]]:
+    return {concept.concept_id: concept.parents for concept in load_concepts()}
 
 
 def _both_sides(whole: Concept, pairs: Container[str]) -> tuple[Concept, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -70,10 +71,9 @@ def paired_whole(concept: Concept) -> str:
 
     The left atrium is not left of the midline, and has no pair: there is no concept of which it is the left one.
     """
-    pairs = {one.concept_id for one in load_concepts() if one.paired}
     for concept_id in (concept.concept_id, *ancestors(concept.concept_id)):
         whole = concept_id.removeprefix(f"{concept.side}_")
-        if concept.side and whole != concept_id and whole in pairs - CROSSING:
+        if concept.side and whole != concept_id and whole in _pairs():
             return whole
     return ""
 
@@ -153,6 +153,11 @@ def wrong_side(mask: np.ndarray, over_mm: Sequence[np.ndarray]) -> np.ndarray:
     for n, part in enumerate(parts):
         gone[n] |= cut[part] & (_over(over_mm, n) > 0)
     return gone
+
+
+@cache
+def _pairs() -> frozenset[str]:
+    return frozenset(concept.concept_id for concept in load_concepts() if concept.paired) - CROSSING
 
 
 def _of(readings: Sequence[Reading], found: Sequence[int]) -> list[tuple[int, Reading]]:

@@ -14,7 +14,10 @@ TORCH_FREE = (
     "MedicalSAM3Lib",
     *(
         f"MedicalSAM3Lib.{name}"
-        for name in "structures errors config geometry files dicom resources registry concepts words report cli".split()
+        for name in (
+            "structures errors config geometry files dicom resources registry codes concepts words spelling completion "
+            "interpret presets report cli"
+        ).split()
     ),
     "MedicalSAM3.MedicalSAM3Slicer.command",
     "MedicalSAM3.MedicalSAM3Slicer.outcome",
