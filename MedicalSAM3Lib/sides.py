@@ -141,7 +141,11 @@ def wrong_side(mask: np.ndarray, over_mm: Sequence[np.ndarray]) -> np.ndarray:
         mask: Boolean.
         over_mm: How far each voxel lies over the midline, on the wrong side, as arrays to add up.
     """
-    parts, count = connected_parts(mask)
+    gone, box = np.zeros_like(mask), box_of(mask)
+    if box is None:
+        return gone
+    parts, count = connected_parts(mask[box])
+    over_mm = [part[box] for part in over_mm]
     sizes, over = np.zeros(count + 1), np.zeros(count + 1)
     for n, part in enumerate(parts):
         sizes += np.bincount(part.ravel(), minlength=count + 1)
@@ -149,9 +153,9 @@ def wrong_side(mask: np.ndarray, over_mm: Sequence[np.ndarray]) -> np.ndarray:
     share = over / np.maximum(sizes, 1)
     whole, cut = share >= IS_OVER, (share > REACHES_OVER) & (share < IS_OVER)
     whole[0] = cut[0] = False  # what is no part of the mask
-    gone = whole[parts]
+    gone[box] = whole[parts]
     for n, part in enumerate(parts):
-        gone[n] |= cut[part] & (_over(over_mm, n) > 0)
+        gone[box][n] |= cut[part] & (_over(over_mm, n) > 0)
     return gone
 
 

@@ -26,10 +26,13 @@ def affine_of(order: tuple[int, int, int] = (0, 1, 2), signs: tuple[int, int, in
     return affine
 
 
-def body(
-    affine: np.ndarray, spots: list[tuple[float, float]], width_mm: float = 300.0, background: float = -1000.0
-) -> tuple[Volume, np.ndarray]:
-    """An MR-like trunk of grey 100 with bright objects, given as middle and half width in mm from the midline (to the left).
+def body(affine: np.ndarray, spots: list[tuple[float, float]], width_mm: float = 300.0) -> tuple[Volume, np.ndarray]:
+    """An MR-like trunk of grey 100 with bright objects.
+
+    Args:
+        affine: Of the grid.
+        spots: Of each object its middle, in mm to the left of the midline, and half its width.
+        width_mm: Of the trunk, from left to right.
 
     Returns:
         The volume, and how far each voxel lies to the left of the midline.
@@ -155,7 +158,7 @@ def test_the_midline_is_that_of_the_body_and_not_of_the_image(affine: np.ndarray
 
 
 def test_a_table_is_no_body() -> None:
-    volume, x = body(GRIDS[0], [])
+    volume, _ = body(GRIDS[0], [])
     hu = np.where(volume.array > 0, 40.0, -1000.0).astype(np.float32)
     table = hu.copy()
     table[:, -2:, 20:] = 200.0  # to the edge of the picture on one side

@@ -71,7 +71,7 @@ def test_a_code_that_is_there_stays_and_an_invented_one_is_named(lists: Path) ->
 def test_an_entry_that_needs_a_region_is_left_out(tmp_path: Path) -> None:
     names = [f"{one}CodeSequence.{part}" for one in ("SegmentedPropertyCategory", "SegmentedPropertyType")
              for part in ("CodingSchemeDesignator", "CodeValue", "CodeMeaning")]  # fmt: skip
-    lines = [[*names, "AnatomicRegionSequence.CodeValue"], list("SC1ST2") + [""], list("SC1ST3") + ["9"]]
+    lines = [[*names, "AnatomicRegionSequence.CodeValue"], [*"SC1ST2", ""], [*"SC1ST3", "9"]]
     path = tmp_path / "mapping.csv"
     path.write_text("\n".join(",".join(line) for line in lines), encoding="utf-8")
     assert list(totalsegmentator_entries(path)) == [("S^C^1", "S^T^2", "")]
