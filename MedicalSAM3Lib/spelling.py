@@ -2,8 +2,8 @@
 
 A word is put right when a word of the vocabulary is a slip away: a letter too many, too few, another or two swapped;
 two slips in long words; never the first letter. The phrase that comes out must be a concept, and only one. What people
-write every day is no slip: those are the words that the CLIP tokenizer knows whole, and a list of others. In a phrase
-with words of the vocabulary even such a word can be one ("spinal chord").
+write every day is no slip: those are the words that the CLIP tokenizer knows whole, and a list of others. Beside a word
+of the vocabulary even such a word can be one, by a letter too many or too few ("spinal chord", "thyroid glad").
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from math import prod
 
 from MedicalSAM3Lib.concepts import Concept, find_concept, load_concepts
 from MedicalSAM3Lib.resources import resource
-from MedicalSAM3Lib.words import spell, word_forms
+from MedicalSAM3Lib.words import FUNCTION_WORDS, spell, word_forms
 
 LEAST_LETTERS = 4
 """Of a word that can be misspelled; of shorter ones too many are a slip away."""
@@ -29,28 +29,29 @@ MOST_READINGS = 256
 
 ORDINARY = frozenset(
     """
-    abnormally abscissa anklet anklets annals arachnid arachnids aral axil backbend badder belay belies bilk blander
-    bleating bleep bleeping bleeps blinding blooding bloops bonce boned boner bonny boonies bowell brail brainstorm
-    brainy braise brawn breading breasted breezing brest brood broods bruins bruiser caning canker canner cannes
-    canter capua carnies carny carpel carthage caryatid ceil cella celt celts chancery chasm chasms chert chesty
-    cicatrice clarification clary clod clods clog clogs clout cloy codon codons cogon coital colonist colonists
-    colonize consolidating coot coots coracoid corned cornelia cornet cornets cornmeal corollary coronach cotta
-    crept crinoid crud crux curies cuspidor cyclonic cytoplast dais douse douses duma durra electrojet embow enema
-    eyeballed facies facture feck fiduciary fingered flack flacks flak flan flinger flunk flunks forepart forewarn
-    gaiter gamester gauzy gladstone glut goldstone grappler groan groans guideline guidelines gulley hammering
-    hampering hamstrung heady hearst hearth hearths herat herpetic hibernia hieratic hond honk honks hooky humoral
-    hydrocephaly ileus infesting infraction infractions infuse ingesting interstice intertwine intestate irrigate
-    joist joists klee kneed kneel kneels liber lifer lifers liger ligers liken likens liker limp limps limy liniment
-    liquored livre lunge lunges lungi lunk lymphoid lysozyme maas mammy manipular mattoid miosis moke molnar molt
-    mope mopes moses mote mouthy muscled musicale muss myelin nantes nape narcosis nares nave naves needled
-    nephrosis neurosis noose nooses nosed nosey nosh nosy nouse nucleic nucleolus obit obits oracular ovular pallium
-    panacea papillon peacemaker peacemakers piacenza pinny plural polled pollux postdate prismatic prostrated pupal
-    radium reginald retinol saar sartorial scad scads scag scald scalping scaly scat scission scull sculls sear
-    sears shang shouldered shrank sinewy skein skim skims skink skinks skint skulk skulks smoulder solenoid spank
-    spanks sphenic spheroid spinet spiny spline splines stapled stook stoop stoops stratum struma sulla supine
-    teethe tenon tentacle tentacles threaded thready throaty thrombin thump thumps timor timorous tongued toothy
-    trachoma trapezium trice troth udine urea ursine uttering veiny vellum venal vend vends venin vermin verna
-    virtuous viscous whist wist wrest writ writs
+    abnormally abscissa adrenalin anklet anklets annals arachnid arachnids aral articulating axil backbend badder
+    balk bask belay belies bilge bilk blander bleating bleep bleeping bleeps blinding blooding bloops bonce boned
+    boner bong bonk bonny boonies bowell brail brainstorm brainy braise brawn breading breasted breezing brest brood
+    broods bruins bruiser caning canker canner cannes canter capua carnal carnies carny carpel carthage caryatid
+    ceil cella celt celts chancery chasm chasms chert chesty cicatrice clarification clary clod clods clog clogs
+    clop clout cloy codon codons cogon coital colonist colonists colonize consolidating coot coots coracoid corned
+    cornelia cornet cornets cornmeal corollary coronach costar cotta crept crinoid crud crux curies cuspidor
+    cyclonic cytoplast dais douse douses duma durra electrojet embow enema eyeballed facies facture fecal feck
+    fiduciary fingered flack flacks flak flan flinger flunk flunks forepart forewarn gaiter gamester gauzy gladstone
+    glut goldstone granular grappler groan groans guideline guidelines gulley hammering hampering hamstrung heady
+    hearst hearth hearths herat herpetic hibernia hieratic hond honk honks hooky humoral hydrocephaly ileus incision
+    incisions infesting infliction infraction infractions infuse ingesting insulate interstice intertwine intestate
+    irrigate joist joists klee kneed kneel kneels liber lifer lifers liger ligers liken likens liker limp limps limy
+    liniment liquored livre lunge lunges lungi lunk lymphoid lysozyme maas magma mammy manipular mattoid miosis moke
+    molnar molt mope mopes moses mote mouthy muscled musicale muss myelin myles nantes nape narcosis nares nave
+    naves needled nephrosis nervy neurosis nome nominal noose nooses nosed nosey nosh nosy nouse nucleic nucleolus
+    obit obits oracular ovular pallium panacea papillon peacemaker peacemakers penises piacenza pinny plural polled
+    pollux postdate prismatic prostrated pupal radium reginald retinol saar sartorial scad scads scag scald scalping
+    scaly scat scission scull sculls sear sears shang shouldered shrank sinewy skein skim skims skink skinks skint
+    skulk skulks smoulder solenoid spank spanks sphenic spheroid spinet spiny spline splines stank stapled steno
+    stook stoop stoops stratum struma sulla supine swank teethe tenon tentacle tentacles threaded thready throaty
+    thrombin thump thumps timor timorous tongued toot toothy toots trachoma trapezium trice troth udine urea ursine
+    uttering veiny vellum venal vend vends venin vermin verna virtuous viscous whist wist wrest writ writs
     """.split()
 )
 """Words that are no slips, though one from a concept's name, and that the tokenizer parts."""
@@ -62,11 +63,13 @@ def put_right(phrase: str) -> tuple[str, Concept] | None:
     options = [(word,) if is_known(word) else slips_from(word) for word in words]
     if all(options) and any(option != (word,) for option, word in zip(options, words, strict=True)):
         return _the_one(options)
-    # Two everyday words cannot both be slips; one can, where another word is of the vocabulary.
+    # Two everyday words cannot both be slips; one can, where another word names something and more than a side.
     everyday = [n for n, word in enumerate(words) if word in _everyday() and word not in _vocabulary()]
-    if len(everyday) != 1 or len(words) < 2 or not all(options):
+    if len(everyday) != 1 or not all(options) or not set(words) & _vocabulary() - FUNCTION_WORDS:
         return None
-    options[everyday[0]] = slips_from(words[everyday[0]])
+    word = words[everyday[0]]
+    near = (other for other in slips_from(word) if other not in FUNCTION_WORDS and abs(len(other) - len(word)) == 1)
+    options[everyday[0]] = tuple(near)
     return _the_one(options)
 
 
@@ -135,4 +138,5 @@ def _by_letter() -> dict[str, tuple[str, ...]]:
 @cache
 def _everyday() -> frozenset[str]:
     tokens = json.loads((resource("tokenizer") / "vocab.json").read_text(encoding="utf-8"))
-    return ORDINARY | {token.removesuffix("</w>") for token in tokens if token.endswith("</w>")}
+    ordinary = {spelled for word in ORDINARY for spelled in spell(word)}
+    return frozenset(ordinary | {token.removesuffix("</w>") for token in tokens if token.endswith("</w>")})

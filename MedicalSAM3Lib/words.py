@@ -25,6 +25,9 @@ _FILLERS = frozenset({"a", "an", "the", "of", *BOTH, "side", "sided"})
 _LINKS = frozenset({"in", "on", "to", "from", "structure", "entire", "set"})
 """Words that change nothing about what is meant, beside the fillers: "metastasis to bone", "set of ribs"."""
 
+FUNCTION_WORDS = frozenset({*SIDES, *_LATIN_SIDES, *_FILLERS, *_LINKS})
+"""Words that say which side or how words hang together, and name nothing."""
+
 _SINGULARS = {
     "atria": "atrium",
     "bronchi": "bronchus",
@@ -151,8 +154,7 @@ def asks_for_both(phrase: str) -> bool:
 
 def word_forms() -> frozenset[str]:
     """Every word that has a rule here, as somebody could type it."""
-    sides = {side for side in SIDES if len(side) > 2}
-    return frozenset({*sides, *_LATIN_SIDES, *_SINGULARS, *_SPELLINGS, *_SAME, *_LINKS, *_FILLERS})
+    return frozenset({*FUNCTION_WORDS, *_SINGULARS, *_SPELLINGS, *_SAME})
 
 
 def _is_side(word: str, place: int, count: int) -> bool:
