@@ -184,8 +184,9 @@ def _concept(row: Mapping[str, str], file: str) -> Concept:
         raise ResourceError(
             f"{file}: {row['concept_id']}: expected side left, right, paired or nothing, got '{row['side']}'."
         )
-    codes = Codes(row["category_code"], row["type_code"], row["modifier_code"])
-    for code in (codes.category, codes.type, codes.modifier):
+    # A category without a type says where to look a code up, and codes nothing.
+    codes = Codes(row["category_code"], row["type_code"], row["modifier_code"]) if row["type_code"] else Codes()
+    for code in (row["category_code"], row["type_code"], row["modifier_code"]):
         if code and (code.count("^") != 2 or not all(code.split("^"))):
             raise ResourceError(f"{file}: {row['concept_id']}: expected scheme^value^meaning, got '{code}'.")
     return Concept(

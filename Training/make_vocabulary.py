@@ -80,17 +80,16 @@ def by_meaning(entries: Iterator[Entry]) -> dict[Key, Entry]:
 def look_up(rows: Sequence[dict[str, str]], lists: Sequence[Mapping[Key, Entry]]) -> int:
     """Fill in the codes of the rows that have none; returns how many were found.
 
-    A list's category counts, else the row's own, else it is anatomy. Where nothing is found a row has none.
+    A list's category counts, else the row's own, else it is anatomy. A row of which nothing is found stays as it is.
     """
     filled = 0
     for row in rows:
-        if row["type_code"]:
+        entry = None if row["type_code"] else _find(row, lists)
+        if entry is None:
             continue
-        entry = _find(row, lists)
-        filled += entry is not None
-        own = row["category_code"] or ANATOMY
-        row["category_code"], row["type_code"] = (entry[0] or own, entry[1]) if entry else ("", "")
-        row["colour"] = row["colour"] or (entry[2] if entry else "")
+        filled += 1
+        row["category_code"] = entry[0] or row["category_code"] or ANATOMY
+        row["type_code"], row["colour"] = entry[1], row["colour"] or entry[2]
     return filled
 
 

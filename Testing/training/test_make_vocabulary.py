@@ -59,6 +59,7 @@ def test_what_is_no_anatomy_is_looked_up_by_its_name_alone(lists: Path) -> None:
     rows = [row("a", "renal thing", "cyst", "SCT^2^Morphology"), row("b", "cyst", "", "SCT^2^Morphology")]
     assert look_up(rows, [by_meaning(slicer_entries(lists))]) == 1
     assert [one["type_code"] for one in rows] == ["", "SCT^22^Cyst"]
+    assert rows[0]["category_code"] == "SCT^2^Morphology"  # so that it is no anatomy the next time either
 
 
 def test_a_code_that_is_there_stays_and_an_invented_one_is_named(lists: Path) -> None:
