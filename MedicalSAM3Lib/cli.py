@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from MedicalSAM3Lib import __version__, cli_doctor, cli_models, cli_segment, cli_serve
+from MedicalSAM3Lib import __version__, cli_concepts, cli_doctor, cli_models, cli_segment, cli_serve
 from MedicalSAM3Lib.errors import MedicalSAM3Error
 
 PROGRAM = "medsam3"
@@ -39,6 +39,7 @@ app.command()(cli_segment.segment)
 app.command()(cli_doctor.doctor)
 app.command()(cli_serve.serve)
 app.add_typer(cli_models.app, name="models")
+app.add_typer(cli_concepts.app, name="concepts")
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,14 +55,6 @@ def _program(
     ] = False,
 ) -> None:
     pass
-
-
-@app.command()
-def concepts(search: Annotated[str, typer.Argument(metavar="[TEXT]", help="Part of a name.")] = "") -> None:
-    """List the known concepts whose name or synonym contains TEXT. Any other words can be tried, too."""
-    from MedicalSAM3Lib.cli_concepts import show_concepts
-
-    show_concepts(search)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -88,8 +88,8 @@ def predict(source: Source, concepts: Sequence[str], model: str, settings: Segme
     with cli_show.waiting("Reading the image"):
         volume = files.read_volume(source.path, series=source.series, frame=source.frame)
     from MedicalSAM3Lib import registry  # torch: only once the image is known to be good
-    from MedicalSAM3Lib.concepts import check_concepts
     from MedicalSAM3Lib.estimate import estimate
+    from MedicalSAM3Lib.interpret import check_concepts
 
     check_concepts(concepts)
     with cli_show.waiting("Loading the model"):

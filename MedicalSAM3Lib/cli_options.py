@@ -21,8 +21,14 @@ InputPath = Annotated[
     ),
 ]
 Concepts = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option("--concept", "-c", metavar="TEXT", help="What to segment, in words. Repeat it for more concepts."),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", metavar="NAME", help="Segment a list of concepts, such as abdomen (medsam3 concepts presets)."
+    ),
 ]
 OutputPath = Annotated[
     Path | None,
@@ -162,6 +168,14 @@ Instances = Annotated[
         "--instances", rich_help_panel=RESULT, help="Keep the objects of a concept apart, each a segment: 30 lesions."
     ),
 ]
+Verbatim = Annotated[
+    bool,
+    typer.Option(
+        "--verbatim",
+        rich_help_panel=RESULT,
+        help="Ask with the words as typed, and do not hold 'left' and 'right' to the patient's sides.",
+    ),
+]
 Rule = Annotated[
     str,
     typer.Option("--rule", metavar="RULE", rich_help_panel=RESULT, help="union of confident masks, or the best: top1."),
@@ -175,6 +189,20 @@ Threshold = Annotated[
         help="Presence (0 to 1) from which a concept is found, instead of the model's own.",
     ),
 ]
+
+
+def asked_concepts(concepts: list[str] | None, preset: str | None) -> list[str]:
+    """What is asked for: the concepts of a preset, then those typed.
+
+    Raises:
+        PromptError: There is no such preset.
+        SettingsError: Nothing was asked for.
+    """
+    if not concepts and preset is None:
+        raise SettingsError("Missing option '--concept': type what to segment, such as -c liver, or --preset abdomen.")
+    from MedicalSAM3Lib.presets import preset as find_preset
+
+    return [*(concept.name for concept in (find_preset(preset) if preset else ())), *(concepts or ())]
 
 
 def parse_numbers(option: str, text: str | None, separator: str, shape: str) -> tuple[int, ...] | None:

@@ -93,7 +93,7 @@ def run(
     """
     from MedicalSAM3Lib import cli_show, files
     from MedicalSAM3Lib.cli_segment import raise_failed, write_files
-    from MedicalSAM3Lib.concepts import check_concepts
+    from MedicalSAM3Lib.interpret import check_concepts
 
     client, notices = remote.connect(), list[str]()
     with cli_show.waiting("Reading the image", quiet=quiet):

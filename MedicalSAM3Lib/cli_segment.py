@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ class Outputs:
 
 def segment(
     input_path: options.InputPath,
-    concept: options.Concepts,
+    concept: options.Concepts = None,
+    preset: options.Preset = None,
     output: options.OutputPath = None,
     report: options.ReportPath = None,
     preview: options.PreviewPath = None,
@@ -62,6 +64,7 @@ def segment(
     roi: options.Roi = None,
     overlap: options.Overlap = "exclusive",
     instances: options.Instances = False,
+    verbatim: options.Verbatim = False,
     rule: options.Rule = "union",
     presence_threshold: options.Threshold = None,
     memory_budget: options.MemoryBudget = None,
@@ -89,22 +92,31 @@ def segment(
         roi=options.parse_numbers("roi", roi, ",", "I0,I1,J0,J1,K0,K1"),
         overlap=overlap,
         instances=instances,
+        verbatim=verbatim,
         rule=rule,
         confidence_map=confidence is not None,
         presence_threshold=presence_threshold,
         memory_budget_gb=memory_budget,
     )
+    concepts = options.asked_concepts(concept, preset)
     outputs = choose_outputs(input_path, output, report, preview, confidence)
-    source = Source(input_path, series, frame)
+    work = _here_or_there(server, token_file, certificate)
+    work(Source(input_path, series, frame), concepts, outputs, model, settings, quiet=quiet)
+
+
+def _here_or_there(server: str | None, token_file: Path | None, certificate: Path | None) -> Callable[..., None]:
+    """``run``, or the same work done by a server.
+
+    Raises:
+        SettingsError: Something that only a server needs, without one.
+    """
     if server is None:
         if token_file or certificate:
             raise SettingsError("Expected --token-file and --certificate with --server only; add it or leave them out.")
-        run(source, concept, outputs, model, settings, quiet=quiet)
-        return
+        return run
     from MedicalSAM3Lib import cli_remote
 
-    remote = cli_remote.Remote(server, token_file, certificate)
-    cli_remote.run(remote, source, concept, outputs, model, settings, quiet=quiet)
+    return partial(cli_remote.run, cli_remote.Remote(server, token_file, certificate))
 
 
 def choose_outputs(
@@ -165,13 +177,13 @@ def run(
         volume = files.read_volume(source.path, series=source.series, frame=source.frame, on_notice=notices.append)
     files.check_output(outputs.segmentation, volume=volume)
     from MedicalSAM3Lib import pipeline, registry  # torch: only once the image is known to be good
-    from MedicalSAM3Lib.concepts import check_concepts
+    from MedicalSAM3Lib.interpret import read_all
     from MedicalSAM3Lib.resources import resource
     from MedicalSAM3Lib.text import load_tokenizer
 
-    check_concepts(concepts)
-    # All models read the same vocabulary: a concept that is too long need not wait for gigabytes of weights.
-    load_tokenizer(resource("tokenizer")).encode(concepts)
+    readings = read_all(concepts, verbatim=settings.verbatim)
+    # All models read the same words: a concept that is too long need not wait for gigabytes of weights.
+    load_tokenizer(resource("tokenizer")).encode([reading.asked for reading in readings])
     with cli_show.waiting("Loading the model", quiet=quiet):
         loaded = registry.load_model(model, device=settings.device, speed=settings.speed)
     with cli_show.progress_bars(quiet=quiet) as on_progress:

@@ -4,6 +4,8 @@ A phrase is split into a side ("left", "right" or "") and the rest, and both are
 "Kidney right" and "right kidneys" are one concept and "left liver" is none. A phrase that fits two
 concepts fits none: a wrong code on a segment is worse than no code. Phrases that are not found can still
 be segmented; they have no id and no codes, and a colour derived from their words.
+
+A row of the file whose side is "paired" is three concepts: the pair, and the left and the right one made from it.
 """
 
 from __future__ import annotations
@@ -11,20 +13,24 @@ from __future__ import annotations
 import colorsys
 import csv
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from MedicalSAM3Lib.errors import PromptError
+from MedicalSAM3Lib.codes import Codes
 from MedicalSAM3Lib.resources import ResourceError, resource
-from MedicalSAM3Lib.structures import Codes
-from MedicalSAM3Lib.words import split_side
+from MedicalSAM3Lib.words import key_of, normalise
 
 HEADER = (
     "concept_id", "name", "synonyms", "side", "parent",
     "category_code", "type_code", "modifier_code", "colour", "datasets",
 )  # fmt: skip
+
+SIDE_CODES = {"left": "SCT^7771000^Left", "right": "SCT^24028007^Right"}
+
+TELLS_SIDES = frozenset({"totalsegmentator", "slicerio"})
+"""The data sets that label the left and the right of a pair apart."""
 
 Rgb = tuple[int, int, int]
 
@@ -38,6 +44,7 @@ class Concept:
         name: As a person would write it ("left kidney").
         synonyms: Other phrases for exactly the same thing.
         side: "left", "right" or "".
+        paired: Whether the vocabulary has a left and a right one of it.
         parents: Each ``concept_id`` that it is a part or a kind of: a liver tumour is in the liver, and a neoplasm.
         codes: Terminology, empty where no published list has the concept.
         colour: RGB, 0..255: the terminology's own, else derived from the name.
@@ -48,6 +55,7 @@ class Concept:
     name: str
     synonyms: tuple[str, ...] = ()
     side: str = ""
+    paired: bool = False
     parents: tuple[str, ...] = ()
     codes: Codes = Codes()  # noqa: RUF009 - frozen, so shared without harm
     colour: Rgb = (0, 0, 0)
@@ -80,24 +88,28 @@ def read_concepts(path: Path) -> tuple[Concept, ...]:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != HEADER:
             raise ResourceError(f"{path.name}: expected the columns {', '.join(HEADER)}, got {reader.fieldnames}.")
-        concepts = tuple(_concept(row, path.name) for row in reader)
+        rows = [_concept(row, path.name) for row in reader]
+    pairs = {row.concept_id for row in rows if row.paired}
+    concepts = tuple(concept for row in rows for concept in (row, *_both_sides(row, pairs)))
     _check_ids(concepts, path.name)
     return concepts
 
 
 def find_concept(phrase: str) -> Concept | None:
-    """The concept that a typed phrase means, whatever its case, plural, synonym and place of the side.
+    """The concept that a typed phrase means, whatever its case, plural, synonym, side and order of words.
+
+    Misspelled words are not put right here: see ``interpret``.
 
     Returns:
         None when nothing fits or when more than one concept does.
     """
-    return _index(load_concepts()).get(split_side(phrase))
+    return _index().get(key_of(phrase))
 
 
 @cache
 def ancestors(concept_id: str) -> tuple[str, ...]:
     """Ids of all wholes that a concept is a part or a kind of, the nearest first; none for an unknown id."""
-    return _above(concept_id, {concept.concept_id: concept.parents for concept in load_concepts()})
+    return _above(concept_id, _parents())
 
 
 def are_relatives(phrase: str, other: str) -> bool:
@@ -109,33 +121,6 @@ def are_relatives(phrase: str, other: str) -> bool:
     if one is None or two is None:
         return False
     return one.concept_id in ancestors(two.concept_id) or two.concept_id in ancestors(one.concept_id)
-
-
-def check_concepts(concepts: Sequence[str]) -> list[str]:
-    """Return the phrases as typed.
-
-    Raises:
-        PromptError: None, an empty one, or one concept asked for twice, under whatever name.
-    """
-    if isinstance(concepts, str):
-        raise PromptError("Expected a list of concepts, got one text; write ['liver'] for one concept.")
-    if not concepts:
-        raise PromptError("Expected at least one concept such as 'liver', got none; type what to look for.")
-    seen: dict[str, str] = {}
-    for phrase in concepts:
-        if not normalise(phrase):
-            raise PromptError("Expected a concept such as 'liver', got an empty one; type what to look for.")
-        concept = find_concept(phrase)
-        key = concept.concept_id if concept else normalise(phrase)
-        if key in seen:
-            raise PromptError(f"'{phrase}' asks for the same concept as '{seen[key]}'; ask for each concept once.")
-        seen[key] = phrase
-    return list(concepts)
-
-
-def normalise(phrase: str) -> str:
-    """One spelling for all ways of typing a phrase: "Kidneys, RIGHT" and "right kidney" give "right kidney"."""
-    return " ".join(part for part in split_side(phrase) if part)
 
 
 def colour_of(phrase: str) -> Rgb:
@@ -155,27 +140,61 @@ def derive_colour(phrase: str) -> Rgb:
 
 
 @cache
-def _index(concepts: tuple[Concept, ...]) -> Mapping[tuple[str, str], Concept]:
-    """(side, words) to the one concept that has them; words of two concepts are left out."""
-    owners: dict[tuple[str, str], dict[str, Concept]] = {}
-    for concept in concepts:
+def _index() -> Mapping[tuple[str, tuple[str, ...]], Concept]:
+    """Key of a phrase (``words.key_of``) to the one concept that has it; keys of two concepts are left out."""
+    owners: dict[tuple[str, tuple[str, ...]], dict[str, Concept]] = {}
+    for concept in load_concepts():
         for phrase in concept.phrases:
-            owners.setdefault(split_side(phrase), {})[concept.concept_id] = concept
+            owners.setdefault(key_of(phrase), {})[concept.concept_id] = concept
     return {key: next(iter(found.values())) for key, found in owners.items() if len(found) == 1}
 
 
+@cache
+def _parents() -> Mapping[str, tuple[str, ...]]:
+    return {concept.concept_id: concept.parents for concept in load_concepts()}
+
+
+def _both_sides(whole: Concept, pairs: Container[str]) -> tuple[Concept, ...]:
+    """The left and the right one of a pair, with its codes, data sets and, where a list gives one, its colour.
+
+    A part of a pair lies on its side: the left renal cortex is renal cortex, and in the left kidney.
+    """
+    if not whole.paired:
+        return ()
+    has_own = whole.colour != derive_colour(whole.name)
+    return tuple(
+        replace(
+            whole,
+            concept_id=f"{side}_{whole.concept_id}",
+            name=f"{side} {whole.name}",
+            synonyms=tuple(f"{side} {synonym}" for synonym in whole.synonyms),
+            side=side,
+            paired=False,
+            parents=(whole.concept_id, *(f"{side}_{parent}" for parent in whole.parents if parent in pairs)),
+            datasets=tuple(name for name in whole.datasets if name in TELLS_SIDES),
+            codes=replace(whole.codes, modifier=code if whole.codes.type else ""),
+            colour=whole.colour if has_own else derive_colour(f"{side} {whole.name}"),
+        )
+        for side, code in SIDE_CODES.items()
+    )
+
+
 def _concept(row: Mapping[str, str], file: str) -> Concept:
-    if row["side"] not in ("", "left", "right"):
-        raise ResourceError(f"{file}: {row['concept_id']}: expected side left, right or nothing, got '{row['side']}'.")
-    codes = Codes(row["category_code"], row["type_code"], row["modifier_code"])
-    for code in (codes.category, codes.type, codes.modifier):
+    if row["side"] not in ("", "left", "right", "paired"):
+        raise ResourceError(
+            f"{file}: {row['concept_id']}: expected side left, right, paired or nothing, got '{row['side']}'."
+        )
+    # A category without a type says where to look a code up, and codes nothing.
+    codes = Codes(row["category_code"], row["type_code"], row["modifier_code"]) if row["type_code"] else Codes()
+    for code in (row["category_code"], row["type_code"], row["modifier_code"]):
         if code and (code.count("^") != 2 or not all(code.split("^"))):
             raise ResourceError(f"{file}: {row['concept_id']}: expected scheme^value^meaning, got '{code}'.")
     return Concept(
         concept_id=row["concept_id"],
         name=row["name"],
         synonyms=_parts(row["synonyms"]),
-        side=row["side"],
+        side="" if row["side"] == "paired" else row["side"],
+        paired=row["side"] == "paired",
         parents=_parts(row["parent"]),
         codes=codes,
         colour=_colour(row, file),

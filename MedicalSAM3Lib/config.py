@@ -47,6 +47,9 @@ class SegmentSettings(BaseModel):
     lets a concept overlap with its parts and wholes in the vocabulary and compete with all others."""
     instances: bool = False
     """Keep the objects of a concept apart as segments of their own."""
+    verbatim: bool = False
+    """Ask with the words as they were typed, and take the answer as it is: no phrase is brought into the words that the
+    model was trained on, and "left" and "right" are not held to the patient's sides."""
     confidence_map: bool = False
     """Keep the confidence of every voxel beside the masks."""
     presence_threshold: float | None = Field(default=None, ge=0.0, le=1.0)

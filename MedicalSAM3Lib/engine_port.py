@@ -38,7 +38,7 @@ class Order:
         kind: "segment", or "estimate" for what that run would take.
         volume: Folder that ``volume_files.store`` wrote.
         volume_id: The name of the volume in the report.
-        concepts: Checked by ``concepts.check_concepts``.
+        concepts: Checked by ``interpret.check_concepts``.
         settings: ``SegmentSettings`` as plain values.
         model: A name of ``registry``; "auto" is the server's own.
         out: Empty folder for the results of "segment"; see ``result_files``.

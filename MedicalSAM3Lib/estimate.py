@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from MedicalSAM3Lib.concepts import check_concepts
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.feature_store import temporary_folder
 from MedicalSAM3Lib.guards import available_memory_bytes
+from MedicalSAM3Lib.interpret import read_all
 from MedicalSAM3Lib.meter import Meter
 from MedicalSAM3Lib.pipeline import check_settings, settled
 from MedicalSAM3Lib.probe import Costs, Rates, measure
@@ -135,7 +135,7 @@ def estimate(
         RunError: Not even a few slices fit.
     """
     settings = settled(settings or SegmentSettings(), model)
-    phrases = check_concepts(concepts)
+    phrases = [reading.asked for reading in read_all(concepts, model.phrases, verbatim=settings.verbatim)]
     check_settings(settings, model)
     model.tokenizer.encode(phrases)
     runtime = pick_runtime(settings)

@@ -1,6 +1,6 @@
 """The model folder: everything that a run needs, in one place, with a checksum of each file.
 
-    config.json         sizes, as ``transformers`` writes them, and our name and notice
+    config.json         sizes, as ``transformers`` writes them, and our name, notice and trained phrases
     model.safetensors   weights under the names of ``transformers``
     vocab.json, merges.txt              tokenizer
     preprocess.json, presence.json      how slices are made, when a concept counts as found
@@ -17,8 +17,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,6 +55,8 @@ class LoadedModel:
         is_demonstration: True for a model that must not be used for more than a demonstration.
         notice: Text to show beside every result, or "".
         card: The model card.
+        phrases: Concept id to the phrases that it was trained on, the most frequent first; empty where that is not
+            recorded.
     """
 
     model: MedicalSam3
@@ -66,6 +68,7 @@ class LoadedModel:
     is_demonstration: bool
     notice: str
     card: Path
+    phrases: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def save_model_folder(
@@ -80,6 +83,7 @@ def save_model_folder(
     name: str | None = None,
     demonstration_notice: str = "",
     notice: str = "",
+    phrases: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write a model folder; it appears whole or not at all, and replaces an older one.
 
@@ -93,6 +97,7 @@ def save_model_folder(
         name: Short name of the model.
         demonstration_notice: Not empty for a demonstration model; shown beside every result.
         notice: Shown beside every result of any other model.
+        phrases: Concept id to the phrases that it was trained on, the most frequent first.
 
     Raises:
         WeightsError: A weight is not finite in ``dtype``, or a tokenizer file is missing.
@@ -102,7 +107,9 @@ def save_model_folder(
 
     folder = Path(folder).absolute()
     shown = demonstration_notice or notice
-    ours = {"name": name or folder.name, "demonstration": bool(demonstration_notice), "notice": shown}
+    ours: dict[str, Any] = {"name": name or folder.name, "demonstration": bool(demonstration_notice), "notice": shown}
+    if phrases:
+        ours["phrases"] = {concept: list(asked) for concept, asked in phrases.items()}
     config = {**to_config(architecture_of(model)), _OURS: ours}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +159,16 @@ def load_model_folder(folder: Path | str) -> LoadedModel:
         is_demonstration=bool(ours.get("demonstration", False)),
         notice=str(ours.get("notice", "")),
         card=folder / CARD_FILE,
+        phrases=_phrases(ours.get("phrases", {}), folder.name),
     )
+
+
+def _phrases(recorded: object, folder: str) -> Mapping[str, Sequence[str]]:
+    """The trained phrases as config.json has them, checked: an empty list would leave nothing to ask with."""
+    texts = recorded.values() if isinstance(recorded, dict) else [None]
+    if not all(isinstance(one, list) and one and all(isinstance(text, str) and text for text in one) for one in texts):
+        raise WeightsError(f"Expected lists of phrases by concept in {CONFIG_FILE} of '{folder}'; install it again.")
+    return recorded  # type: ignore[return-value]
 
 
 def write_sums(folder: Path) -> None:

@@ -5,6 +5,7 @@ features     stack       -> features     trunk once a slice, for all concepts
 detection    features    -> detections   presence, then masks where presence opens the gate
 tracking     detections  -> detections   objects carried up and down by the memory bank, merged with what is seen
 vote         detections  -> evidence     where several axes were looked along: what most of them say
+sides        evidence    -> evidence     "left" and "right" held to the patient, where a sided concept was found
 fusion       evidence    -> labels       concepts that are present compete for voxels
 findings     labels      -> segmentation on the input's grid, one finding per asked concept; objects apart on request
 """
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from MedicalSAM3Lib.concepts import are_relatives, check_concepts
+from MedicalSAM3Lib.concepts import are_relatives
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.errors import SettingsError, WeightsError
 from MedicalSAM3Lib.evidence import Evidence
@@ -24,10 +25,12 @@ from MedicalSAM3Lib.feature_cache import FeatureCache
 from MedicalSAM3Lib.findings import judge, make_findings
 from MedicalSAM3Lib.fusion import Labels, label
 from MedicalSAM3Lib.instances import keep_apart
+from MedicalSAM3Lib.interpret import as_typed, read_all
 from MedicalSAM3Lib.ladder import Ladder
 from MedicalSAM3Lib.report import InputRecord, ModelRecord, RunRecord, Stopwatch
 from MedicalSAM3Lib.runtime import peak_memory_mb, start_peak_memory
-from MedicalSAM3Lib.stack import prepare_all
+from MedicalSAM3Lib.sides import hold_to_sides, needs_sides
+from MedicalSAM3Lib.stack import SliceStack, prepare_all
 from MedicalSAM3Lib.structures import OnProgress, Progress, Segmentation, Volume
 from MedicalSAM3Lib.views import Machine, look_along_all, thresholds
 from MedicalSAM3Lib.vote import median_presence, vote
@@ -77,7 +80,8 @@ def segment_with_report(
 ) -> tuple[Segmentation, RunRecord]:
     """As ``segment``; returns also the record of the run, from which ``write_report`` makes a report."""
     settings, on_progress = settled(settings or SegmentSettings(), model), on_progress or _ignore
-    phrases = check_concepts(concepts)
+    readings = read_all(concepts, model.phrases, verbatim=settings.verbatim)
+    phrases = [reading.asked for reading in readings]
     check_settings(settings, model)
     model.tokenizer.encode(phrases)  # a phrase that is too long is refused before anything is computed
     ladder, watch = Ladder(settings), Stopwatch()
@@ -96,16 +100,19 @@ def segment_with_report(
     if len(views) > 1:
         with watch.stage("vote"):
             evidence, detections = vote(views, found, on_progress)
+    notices = [notice for reading in readings for notice in reading.notices]
+    if not settings.verbatim and needs_sides(readings, found):
+        with watch.stage("sides"):
+            evidence = hold_to_sides(readings, found, evidence, stack, volume, notices.append)
     with watch.stage("fusion"):
         labels = _label(phrases, found, evidence, settings, on_progress)
     with watch.stage("findings"):
-        of_voxels = labels.confidence_map
-        confidence = None if of_voxels is None else stack.to_input(of_voxels).astype(np.float32)
+        confidence = _on_input(labels.confidence_map, stack)
         findings = make_findings(phrases, verdicts, detections, labels, stack, calibration.threshold, volume.voxel_ml)
         regions = labels.layers
         if settings.instances:
-            tracks = views[0].tracks
-            findings, regions = keep_apart(findings, labels, tracks, evidence, stack, volume, on_progress)
+            findings, regions = keep_apart(findings, labels, views[0].tracks, evidence, stack, volume, on_progress)
+        findings = as_typed(findings, readings)
         layers = tuple(stack.to_input(region) for region in regions)
 
     record = RunRecord(
@@ -119,7 +126,7 @@ def segment_with_report(
         timings_s=watch.seconds,
         peak_memory_mb=peak_memory_mb(device),
         findings=findings,
-        notices=ladder.notices,
+        notices=(*notices, *ladder.notices),
     )
     return Segmentation(layers, volume.ijk_to_lps, findings, confidence), record
 
@@ -161,6 +168,11 @@ def _label(
     labels = label(evidence, by_name, _sharing(phrases, settings), on_slice, with_map=settings.confidence_map)
     on_progress(Progress("fusion", n_slices, n_slices))
     return labels
+
+
+def _on_input(of_voxels: np.ndarray | None, stack: SliceStack) -> np.ndarray | None:
+    """The confidence of the region's voxels as that of the input's: float32 ``(K, J, I)``."""
+    return None if of_voxels is None else stack.to_input(of_voxels).astype(np.float32)
 
 
 def _sharing(phrases: Sequence[str], settings: SegmentSettings) -> Callable[[int, int], bool]:

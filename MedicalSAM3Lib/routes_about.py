@@ -66,7 +66,7 @@ async def concepts(
     limit: Annotated[int, Query(ge=1, le=1000, description="Most that come.")] = 20,
 ) -> list[wire_about.ConceptEntry]:
     """Known concepts that fit what was typed, the best first. Any other words can be asked for, too."""
-    return [_concept(concept) for concept in completion.complete(q)[:limit]]
+    return [_concept(concept) for concept in completion.complete(q, limit)]
 
 
 @router.get("/v1/models", tags=["models"])

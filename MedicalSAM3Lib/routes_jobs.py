@@ -11,10 +11,10 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
 from MedicalSAM3Lib import exports, result_files, routing, wire
-from MedicalSAM3Lib.concepts import check_concepts
 from MedicalSAM3Lib.errors import PromptError
 from MedicalSAM3Lib.front import Front
 from MedicalSAM3Lib.guard import Caller
+from MedicalSAM3Lib.interpret import check_concepts
 from MedicalSAM3Lib.jobs import Job
 from MedicalSAM3Lib.refusals import Refused, refusal_of
 from MedicalSAM3Lib.routing import FrontOf, WhoOf

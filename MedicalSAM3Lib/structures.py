@@ -17,6 +17,8 @@ from typing import Literal
 
 import numpy as np
 
+from MedicalSAM3Lib.codes import Codes
+
 State = Literal["found", "not_found", "failed"]
 
 
@@ -57,15 +59,6 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
-class Codes:
-    """Coded terminology of a concept, each ``scheme^value^meaning`` or empty when unknown."""
-
-    category: str = ""
-    type: str = ""
-    modifier: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class ObjectPart:
     """One object of a found concept, kept apart from the others.
 
@@ -89,6 +82,7 @@ class Finding:
 
     Attributes:
         phrase: The concept as it was typed.
+        asked: The words that the model was asked with ("" before that is known).
         concept_id: Its id in ``Resources/concepts.csv``, or "" for free text.
         state: "found", "not_found" or "failed"; ``reason`` says why when it is not "found".
         presence: Calibrated probability (0..1) that the concept is in the volume; None if failed.
@@ -120,6 +114,7 @@ class Finding:
     layer: int = -1
     label: int = 0
     objects: tuple[ObjectPart, ...] = ()
+    asked: str = ""
 
     @property
     def labels(self) -> tuple[int, ...]:

@@ -15,9 +15,9 @@ TORCH_FREE = (
     *(
         f"MedicalSAM3Lib.{name}"
         for name in (
-            "structures errors config geometry files dicom resources registry concepts words report cli "
-            "engine_port masks_wire volume_files result_files server serving server_settings "
-            "client cli_remote engine engines engine_process volume_cache time_left local_server"
+            "structures errors config geometry files dicom resources registry codes concepts words spelling completion "
+            "interpret presets report cli engine_port masks_wire volume_files result_files server serving "
+            "server_settings client cli_remote engine engines engine_process volume_cache time_left local_server"
         ).split()
     ),
     "MedicalSAM3.MedicalSAM3Slicer.command",

@@ -71,6 +71,10 @@ class PhraseBank:
         """The canonical phrase."""
         return self._phrases[concept][0]
 
+    def phrases(self, concept: str) -> tuple[str, ...]:
+        """All phrases of a concept, the canonical one first."""
+        return self._phrases[concept]
+
     def draw(self, concept: str, rng: np.random.Generator) -> str:
         """The name in two thirds of the draws, else one of the synonyms."""
         phrases = self._phrases[concept]
@@ -138,9 +142,8 @@ def other_words() -> tuple[str, ...]:
         taken.update(word for phrase in (concept.name, *concept.synonyms) for word in phrase.lower().split())
     tokens = json.loads((resource("tokenizer") / "vocab.json").read_text(encoding="utf-8"))
     words = (token.removesuffix("</w>") for token in tokens if token.endswith("</w>"))
-    return tuple(
-        sorted(word for word in words if len(word) > 2 and word.isascii() and word.isalpha() and word not in taken)
-    )
+    free = (word for word in words if len(word) > 2 and word.isascii() and word.isalpha() and word not in taken)
+    return tuple(sorted(word for word in free if find_concept(word) is None))
 
 
 def _draw_any(rng: np.random.Generator) -> str:

@@ -35,7 +35,7 @@ from Training.data import TrainingData
 from Training.manifest import Manifest, read_manifest
 from Training.modes import ModeScores, best_mode, compare_modes
 from Training.network import build_network
-from Training.phrases import HELD_OUT_NONSENSE, draw_nonsense
+from Training.phrases import HELD_OUT_NONSENSE, PhraseBank, draw_nonsense
 from Training.scoring import Examiner
 from Training.step import encode_phrases
 
@@ -81,11 +81,12 @@ def publish(run: Path, out: Path) -> str:
     print(f"presence: {presence.model_dump()}, calibration error {error:.3f} over {len(truth)} pairs")
 
     preprocess = config.data.preprocess.model_dump(mode="json")
+    phrases = trained_phrases(read_manifest(Path(config.data.manifest)))
 
     def write(card: str, presence: PresenceSpec) -> None:
         tokenizer_folder = Path(config.model.tokenizer) if config.model.tokenizer else resource("tokenizer")
         specs = preprocess, presence.model_dump()
-        save_model_folder(out, model, tokenizer_folder, *specs, card, demonstration_notice=NOTICE)
+        save_model_folder(out, model, tokenizer_folder, *specs, card, demonstration_notice=NOTICE, phrases=phrases)
 
     write("Not examined yet.\n", presence)
     modes = compare(out, config)
@@ -97,6 +98,13 @@ def publish(run: Path, out: Path) -> str:
     with replacing(run / "scores.json") as (partial,):
         partial.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     return card
+
+
+def trained_phrases(manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """The phrases that training asked with, of every concept that a training slice shows."""
+    shown = sorted({row.concept for row in manifest.rows if row.split == "train" and row.label_state == "present"})
+    bank = PhraseBank(shown)
+    return {concept: bank.phrases(concept) for concept in shown}
 
 
 def best_checkpoint(run: Path) -> Path:

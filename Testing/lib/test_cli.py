@@ -340,14 +340,41 @@ def test_every_setting_has_an_option() -> None:
     assert {renamed.get(name, name) for name in SegmentSettings.model_fields} <= names
 
 
-def test_concepts_are_searched_by_name_and_synonym(call: Call) -> None:
-    code, out, _ = call("concepts", "KIDNEY")
+def test_concepts_are_searched_shown_and_listed(call: Call) -> None:
+    code, out, _ = call("concepts", "search", "KIDNEY", "-n", "30")
     assert code == 0
     assert "left kidney" in out
     assert "liver" not in out
-    code, out, _ = call("concepts", "unicorn")
+    code, out, _ = call("concepts", "search", "qqqq xxxx")
     assert code == 0
     assert "can be asked for all the same" in out
+    code, out, _ = call("concepts", "show", "kidnye, left")
+    assert code == 0
+    assert "left kidney (left_kidney)" in out
+    assert "SCT 64033007 Kidney; SCT 7771000 Left" in out
+    code, out, _ = call("concepts", "show", "purple rain")
+    assert code == 0
+    assert "not in the vocabulary" in out
+    code, out, _ = call("concepts", "list")
+    assert code == 0
+    assert "spleen" in out
+    assert "left kidney" not in out
+    code, out, _ = call("concepts", "presets")
+    assert code == 0
+    assert "abdomen" in out
+    assert call("concepts")[0] == 0
+
+
+def test_a_preset_stands_for_its_concepts_and_nothing_asked_is_refused() -> None:
+    from MedicalSAM3Lib.cli_options import asked_concepts
+    from MedicalSAM3Lib.errors import PromptError, SettingsError
+
+    assert asked_concepts(["polyp"], "fundus") == ["optic disc", "optic cup", "retinal vessel", "polyp"]
+    assert asked_concepts(["polyp"], None) == ["polyp"]
+    with pytest.raises(PromptError, match="a preset"):
+        asked_concepts(None, "elbow")
+    with pytest.raises(SettingsError, match="'--concept'"):
+        asked_concepts(None, None)
 
 
 def test_the_installed_program_returns_the_code(image: Path) -> None:

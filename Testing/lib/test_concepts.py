@@ -16,10 +16,10 @@ from MedicalSAM3Lib.concepts import (
     derive_colour,
     find_concept,
     load_concepts,
-    normalise,
     read_concepts,
 )
 from MedicalSAM3Lib.resources import ResourceError
+from MedicalSAM3Lib.words import key_of, normalise
 
 TRAINED = (
     "liver spleen kidney left_kidney right_kidney stomach aorta inferior_vena_cava vertebra back_muscle psoas_muscle "
@@ -53,6 +53,9 @@ TRAINED = (
         ("nuclei", "cell_nucleus"),
         ("IVC", "inferior_vena_cava"),
         ("small intestine", "small_bowel"),
+        ("lobe, temporal, left", "left_temporal_lobe"),
+        ("Glnd_Lacrimal_R", "right_lacrimal_gland"),
+        ("left rib 3", "left_rib_3"),
     ],
 )
 def test_typed_phrase_finds_its_concept(phrase: str, concept_id: str) -> None:
@@ -68,6 +71,8 @@ def test_typed_phrase_finds_its_concept(phrase: str, concept_id: str) -> None:
         "left and right kidney",  # two concepts in one phrase
         "disc",  # of the eye or of the spine
         "ventricle",  # of the heart or of the brain
+        "body of",  # of what?
+        "river",  # no misspelled liver
         "purple rain",
         "the",
         "...",
@@ -98,6 +103,31 @@ def test_a_sided_concept_has_the_codes_of_its_whole_and_a_modifier() -> None:
     assert whole.codes.modifier == ""
     assert left.parents == ("kidney",)
     assert left.colour == (185, 102, 83)  # the modifier's colour; the type itself says grey
+
+
+def test_a_row_of_a_pair_is_a_left_and_a_right_one_too(tmp_path: Path) -> None:
+    rows = [
+        "kidney,kidney,ren,paired,,SCT^1^A,SCT^2^Kidney,,,totalsegmentator|ct2us_kidney",
+        "cortex,cortex,,paired,kidney,,,,#010203,",
+    ]
+    path = tmp_path / "concepts.csv"
+    path.write_text("\n".join([",".join(HEADER), *rows]), encoding="utf-8")
+    found = {concept.concept_id: concept for concept in read_concepts(path)}
+    assert list(found) == ["kidney", "left_kidney", "right_kidney", "cortex", "left_cortex", "right_cortex"]
+    right = found["right_kidney"]
+    assert (right.name, right.synonyms, right.side, right.paired) == ("right kidney", ("right ren",), "right", False)
+    assert (right.parents, right.codes.modifier) == (("kidney",), "SCT^24028007^Right")
+    assert right.datasets == ("totalsegmentator",)  # the other one does not tell left from right
+    assert right.colour == derive_colour("right kidney")
+    assert found["kidney"].paired
+    assert found["left_cortex"].parents == ("cortex", "left_kidney")
+    assert found["left_cortex"].codes.modifier == ""
+    assert found["left_cortex"].colour == (1, 2, 3)
+
+
+def test_no_two_concepts_share_a_name() -> None:
+    keys = [key_of(concept.name) for concept in load_concepts()]
+    assert len(set(keys)) == len(keys)
 
 
 def test_codes_come_whole_or_not_at_all() -> None:
@@ -139,7 +169,7 @@ GOOD = "liver,liver,,,,,,,#dd8265,"
         (["lobe,lobe,,,lung,,,,,"], "known parent, got 'lung'"),
         (["lobe,lobe,,,lobe,,,,,"], "a circle of parents"),
         (["a,a,,,c,,,,,", "b,b,,,a,,,,,", "c,c,,,b,,,,,", "d,d,,,a,,,,,"], "a: expected .* circle"),
-        (["lobe,lobe,,middle,,,,,,"], "side left, right or nothing, got 'middle'"),
+        (["lobe,lobe,,middle,,,,,,"], "side left, right, paired or nothing, got 'middle'"),
         (["lobe,lobe,,,,SCT^1,,,,"], "scheme\\^value\\^meaning, got 'SCT\\^1'"),
         (["lobe,lobe,,,,,,,#12,"], "colour like #dd8265, got '#12'"),
         (["lobe,lobe,,,,,,,red,"], "colour like #dd8265, got 'red'"),
@@ -161,7 +191,7 @@ def test_another_header_is_refused(tmp_path: Path) -> None:
 
 def test_ancestors_go_up_to_the_whole() -> None:
     assert ancestors("vertebra_l1") == ("lumbar_spine", "spine")
-    assert ancestors("liver_tumor") == ("liver", "neoplasm")
+    assert ancestors("liver_tumor") == ("liver", "neoplasm", "lesion")
     assert ancestors("kidney") == ancestors("nothing of the kind") == ()
 
 

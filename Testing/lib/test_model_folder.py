@@ -12,6 +12,7 @@ import torch
 
 from MedicalSAM3Lib import model_folder
 from MedicalSAM3Lib.architecture import from_config, full_size, read_json, to_config
+from MedicalSAM3Lib.concepts import load_concepts
 from MedicalSAM3Lib.errors import OutputError, WeightsError
 from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.model_folder import MODEL_FILES, load_model_folder, save_model_folder, verify_sums, write_sums
@@ -64,6 +65,32 @@ def test_half_precision_is_loaded_as_single(model: MedicalSam3, tmp_path: Path) 
     for key, value in loaded.model.state_dict().items():
         assert value.dtype == torch.float32
         assert torch.equal(value, state[key].half().float())
+
+
+def test_trained_phrases_come_back_and_change_no_weight(original: Path, model: MedicalSam3, tmp_path: Path) -> None:
+    loaded = load_model_folder(save(tmp_path / "x", model, phrases={"liver": ("hepar", "liver")}))
+    assert loaded.phrases == {"liver": ["hepar", "liver"]}
+    before = load_model_folder(original)
+    assert before.phrases == {}
+    assert loaded.weights_hash == model_folder.sha256_of(tmp_path / "x" / "model.safetensors")
+
+
+@pytest.mark.parametrize("recorded", [["liver"], {"liver": []}, {"liver": "liver"}, {"liver": [""]}, {"liver": [3]}])
+def test_damaged_phrases_are_refused(folder: Path, recorded: object) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["medical_sam3"]["phrases"] = recorded
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    model_folder.write_sums(folder)
+    with pytest.raises(WeightsError, match="lists of phrases by concept"):
+        load_model_folder(folder)
+
+
+def test_the_bundled_model_tells_its_41_concepts() -> None:
+    config = json.loads(resource("models", "tiny", "config.json").read_text(encoding="utf-8"))
+    phrases = config["medical_sam3"]["phrases"]
+    assert len(phrases) == 41
+    names = {concept.concept_id: concept.name for concept in load_concepts()}
+    assert {concept: asked[0] for concept, asked in phrases.items()} == {concept: names[concept] for concept in phrases}
 
 
 def test_a_demonstration_model_says_so(model: MedicalSam3, tmp_path: Path) -> None:

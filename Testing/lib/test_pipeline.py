@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -320,3 +321,32 @@ def test_the_record_tells_how_the_run_went():
     assert list(record.timings_s) == ["preprocess", "features", "detection", "fusion", "findings"]
     assert (record.axis, record.slices, record.device, record.dtype) == (2, 24, record.device, "float32")
     assert record.findings[0].state == "found"
+
+
+def test_the_model_is_asked_with_its_words_and_the_answer_is_to_what_was_typed():
+    volume, truth, _ = ball()
+    model = fake_model({"liver": (0.5, 1.5)})
+    result, record = segment_with_report(volume, ["Livr"], model, EXACT)
+    finding = result.findings[0]
+    assert (finding.phrase, finding.asked, finding.concept_id, finding.state) == ("Livr", "liver", "liver", "found")
+    assert finding.codes.type == "SCT^10200004^Liver"
+    assert dice(result.mask_kji(finding), truth) > 0.99
+    assert record.notices == ("'Livr' was asked as 'liver'.",)
+    model = replace(fake_model({"hepar": (0.5, 1.5)}), phrases={"liver": ["hepar"]})
+    assert segment(volume, ["liver"], model, EXACT).findings[0].state == "found"
+
+
+def test_verbatim_asks_what_was_typed():
+    volume, _, _ = ball()
+    settings = make_settings(speed="exact", verbatim=True)
+    result, record = segment_with_report(volume, ["Livers"], fake_model({"liver": (0.5, 1.5)}), settings)
+    assert (result.findings[0].state, result.findings[0].asked) == ("not_found", "Livers")
+    assert record.notices == ()
+    result = segment(volume, ["Livers"], fake_model({"Livers": (0.5, 1.5)}), settings)
+    assert (result.findings[0].state, result.findings[0].concept_id) == ("found", "liver")
+
+
+def test_two_spellings_of_one_concept_are_one_too_many():
+    volume, _, model = ball("liver")
+    with pytest.raises(PromptError, match="'livr' asks for the same concept as 'liver'"):
+        segment(volume, ["liver", "livr"], model, EXACT)

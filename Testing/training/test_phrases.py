@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from MedicalSAM3Lib.concepts import find_concept, load_concepts, normalise
+from MedicalSAM3Lib.concepts import find_concept, load_concepts
+from MedicalSAM3Lib.words import normalise
 from Training.adapters import slicerio_package, totalsegmentator_package
 from Training.phrases import (
     ELSEWHERE,

@@ -71,6 +71,8 @@ def test_a_run_becomes_a_model_folder_with_its_card_and_scores(world: Path, caps
     assert loaded.is_demonstration
     assert loaded.notice == publish.NOTICE
     assert loaded.preprocess == config_of(world).data.preprocess
+    assert loaded.phrases["liver"][0] == "liver"
+    assert "spleen" not in loaded.phrases  # no training slice shows it
     presence = loaded.presence
     assert presence.volume.run_mm == publish.RUN_MM
     assert presence.volume.threshold >= presence.default.threshold
