@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,22 @@ def byte_bar(what: str, *, quiet: bool = False) -> Iterator[OnBytes]:
             bars.update(task, completed=done, total=total)
 
         yield on_bytes
+
+
+@contextmanager
+def case_bar(total: int, *, quiet: bool = False) -> Iterator[Callable[[bool], None]]:
+    """Yield a callable that draws the cases done, their pace and the time left; False for one that took no work."""
+    columns = (TextColumn("cases"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
+    with _bars(*columns, TimeRemainingColumn(), quiet=quiet) as bars:
+        task, start, worked = bars.add_task("cases", total=total, pace=""), time.monotonic(), 0
+
+        def advance(took_work: bool) -> None:
+            nonlocal worked
+            worked += took_work
+            hours = (time.monotonic() - start) / 3600.0
+            bars.update(task, advance=1, pace=f"{worked / hours:.0f} cases/h" if worked and hours else "")
+
+        yield advance
 
 
 def _bars(*columns: ProgressColumn, quiet: bool = False, transient: bool = False) -> Progress:

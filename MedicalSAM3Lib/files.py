@@ -50,8 +50,20 @@ def read_volume(
         GeometryError: Its axes are sheared, singular or not finite.
     """
     notice = on_notice or logging.getLogger("MedicalSAM3Lib").warning
-    path = Path(path)
-    volume = _read(path, series, frame, notice)
+    return _checked(_read(Path(path), series, frame, notice), notice)
+
+
+def read_series(paths: Sequence[Path], *, frame: int | None = None, on_notice: OnNotice | None = None) -> Volume:
+    """Read the files of one DICOM series, wherever they lie; as ``read_volume``."""
+    notice = on_notice or logging.getLogger("MedicalSAM3Lib").warning
+    series = dicom.choose_series(dicom.sort_into_series(paths), None)
+    if len(series.headers) < len(paths):
+        raise InputError(f"Expected {len(paths)} DICOM images, got {len(series.headers)}; copy the series again.")
+    return _checked(dicom.read_stack(series.headers, frame, notice), notice)
+
+
+def _checked(volume: Volume, notice: OnNotice) -> Volume:
+    """The volume with its axes at right angles and its voxels finite."""
     affine, repaired = check_affine(volume.ijk_to_lps)
     if repaired:
         notice(repaired)
