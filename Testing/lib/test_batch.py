@@ -304,7 +304,7 @@ def test_patterns_lists_and_names_that_clash(images: Path, tmp_path: Path) -> No
     [
         (("no-such-file.nii.gz", "-c", "liver"), "does not exist"),
         (("in",), "--concept"),
-        (("in", "-c", "liver", "-c", "liver"), "twice"),
+        (("in", "-c", "liver", "-c", "liver"), "concept once"),
         (("in/bad.csv", "-c", "liver"), "image"),
     ],
 )
@@ -339,7 +339,7 @@ def test_manifest_and_page_say_what_to_look_at_first(images: Path, tmp_path: Pat
     assert str(images) not in page + json.dumps(lines)
     rows = pq.read_table(out / "manifest.parquet").to_pylist()
     assert len(rows) == 17
-    assert {row["volume_ml"] for row in rows if row["answer"] == "found"} == {pytest.approx(0.2), pytest.approx(0.018)}
+    assert {round(row["volume_ml"], 3) for row in rows if row["answer"] == "found"} == {0.2, 0.018}
 
 
 def test_long_cohorts_go_on_in_further_pages(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
