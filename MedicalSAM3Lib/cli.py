@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from MedicalSAM3Lib import __version__, cli_doctor, cli_models, cli_segment
+from MedicalSAM3Lib import __version__, cli_doctor, cli_models, cli_segment, cli_serve
 from MedicalSAM3Lib.errors import MedicalSAM3Error
 
 PROGRAM = "medsam3"
@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 app.command()(cli_segment.segment)
 app.command()(cli_doctor.doctor)
+app.command()(cli_serve.serve)
 app.add_typer(cli_models.app, name="models")
 
 

@@ -12,7 +12,7 @@ import typer
 
 from MedicalSAM3Lib.errors import SettingsError
 
-FILES, RUN, RESULT = "Files", "How to run", "What counts as found"
+FILES, RUN, RESULT, SERVER = "Files", "How to run", "What counts as found", "On a server"
 
 InputPath = Annotated[
     Path,
@@ -54,6 +54,27 @@ Frame = Annotated[
     int | None,
     typer.Option(
         "--frame", metavar="N", rich_help_panel=FILES, help="Which frame of a 4D image or page of a TIFF, from 0."
+    ),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server", metavar="URL", rich_help_panel=SERVER, help="Let a server do it, such as https://gpu-host:8765."
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        rich_help_panel=SERVER,
+        help="Its token, or the connection file of a local server; without it MEDSAM3_SERVER_TOKEN.",
+    ),
+]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(
+        "--certificate", metavar="FILE", rich_help_panel=SERVER, help="Certificate (PEM) by which to know the server."
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]

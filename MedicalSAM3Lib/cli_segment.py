@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from MedicalSAM3Lib import cli_options as options
-from MedicalSAM3Lib.errors import OutputError, RunError
+from MedicalSAM3Lib.errors import OutputError, RunError, SettingsError
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.config import SegmentSettings
@@ -67,6 +67,9 @@ def segment(
     memory_budget: options.MemoryBudget = None,
     series: options.Series = None,
     frame: options.Frame = None,
+    server: options.Server = None,
+    token_file: options.TokenFile = None,
+    certificate: options.Certificate = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Segment an image or a volume by typed concepts.
@@ -92,7 +95,16 @@ def segment(
         memory_budget_gb=memory_budget,
     )
     outputs = choose_outputs(input_path, output, report, preview, confidence)
-    run(Source(input_path, series, frame), concept, outputs, model, settings, quiet=quiet)
+    source = Source(input_path, series, frame)
+    if server is None:
+        if token_file or certificate:
+            raise SettingsError("Expected --token-file and --certificate with --server only; add it or leave them out.")
+        run(source, concept, outputs, model, settings, quiet=quiet)
+        return
+    from MedicalSAM3Lib import cli_remote
+
+    remote = cli_remote.Remote(server, token_file, certificate)
+    cli_remote.run(remote, source, concept, outputs, model, settings, quiet=quiet)
 
 
 def choose_outputs(
@@ -172,17 +184,25 @@ def run(
 
 
 def write_outputs(outputs: Outputs, volume: Volume, segmentation: Segmentation, record: RunRecord) -> None:
+    """As ``write_files``, of a run in this process."""
+    from MedicalSAM3Lib.report import make_report
+
+    write_files(outputs, volume, segmentation, make_report(record))
+
+
+def write_files(outputs: Outputs, volume: Volume, segmentation: Segmentation, report: Mapping[str, Any]) -> None:
     """Write what was asked for; each file appears whole or not at all.
 
     Raises:
         OutputError: A file cannot be written.
     """
-    from MedicalSAM3Lib import files, preview, report
+    from MedicalSAM3Lib import files, preview
     from MedicalSAM3Lib.outputs import write_confidence
+    from MedicalSAM3Lib.report import save_report
 
     files.write_segmentation(outputs.segmentation, segmentation, volume)
     if outputs.report is not None:
-        report.write_report(outputs.report, record)
+        save_report(outputs.report, report)
     if outputs.preview is not None:
         preview.write_preview(outputs.preview, volume, segmentation)
     if outputs.confidence is not None:

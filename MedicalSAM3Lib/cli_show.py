@@ -63,7 +63,7 @@ def waiting(what: str, *, quiet: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def byte_bar(what: str) -> Iterator[OnBytes]:
+def byte_bar(what: str, *, quiet: bool = False) -> Iterator[OnBytes]:
     """Yield a callable that draws the bytes done and the time left, from its first call on."""
     with ExitStack() as stack:
         tasks: list[tuple[Progress, TaskID]] = []
@@ -71,7 +71,7 @@ def byte_bar(what: str) -> Iterator[OnBytes]:
         def on_bytes(done: int, total: int) -> None:
             if not tasks:  # not before: a question may be asked first, which a moving bar would overwrite
                 columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-                bars = stack.enter_context(_bars(*columns, TimeRemainingColumn()))
+                bars = stack.enter_context(_bars(*columns, TimeRemainingColumn(), quiet=quiet))
                 tasks.append((bars, bars.add_task(what, total=total)))
             bars, task = tasks[0]
             bars.update(task, completed=done, total=total)

@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ class DecodeLimits:
         memory_bytes, cpu_s, file_bytes: Of the process, and of each file that it writes.
         series: Which series of an archive, from 1; None where it holds one.
         frame: Which frame of a 4D image, from 0; None where it has one.
+        modality, is_picture: What the sender says, for formats that do not.
     """
 
     voxels: int
@@ -42,6 +43,8 @@ class DecodeLimits:
     file_bytes: int
     series: int | None = None
     frame: int | None = None
+    modality: str = ""
+    is_picture: bool = False
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -96,7 +99,8 @@ def decode(source: Path, folder: Path, limits: DecodeLimits, series: list[dict[s
         allowance.reset(token)
     if volume.array.size > limits.voxels:  # not every reader knows the size beforehand
         raise TooLarge(f"Expected an image of at most {limits.voxels:,} values, got {volume.array.size:,}; crop it.")
-    volume_files.store(folder, volume)
+    is_picture = volume.is_2d or (limits.is_picture and len(volume.array) == 1)
+    volume_files.store(folder, replace(volume, modality=volume.modality or limits.modality, is_2d=is_picture))
     return {"ok": True, "notices": notices}
 
 

@@ -14,10 +14,20 @@ clinician as it stands. It never holds a patient's name, an identifier or image 
     |-- WeightsError        a checkpoint or a model folder is not what it claims  exit code 3
     |-- RunError            the computation itself failed                         exit code 3
     |   `-- MemoryFull      no memory for this step; ``ladder`` tries a smaller   exit code 3
+    |-- ServerError         a server did not do what it was asked to              exit code 3
+    |   |-- Unreachable     it does not answer, however often it is asked         exit code 3
+    |   |-- Mismatch        it is no server of ours, or of another version        exit code 3
+    |   |-- Denied          it wants a token, or another one                      exit code 3
+    |   |-- NotThere        it knows no such volume, job or model (any more)      exit code 3
+    |   |-- Busy            it takes no more jobs or uploads at present           exit code 3
+    |   `-- JobFailed       it took the job, and the job failed                   exit code 3
     `-- Cancelled           the caller asked for the end; not a fault             exit code 130
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class MedicalSAM3Error(Exception):
@@ -109,3 +119,64 @@ class Cancelled(MedicalSAM3Error):
 
     exit_code = 130
     code = "cancelled"
+
+
+class ServerError(MedicalSAM3Error):
+    """A server refused or failed.
+
+    Attributes:
+        code: What the server called it.
+        status: HTTP status, or None where there was no answer.
+        details: All that the server said, by name.
+        retry_after_s: Seconds after which it may be asked again.
+    """
+
+    code = "server"
+
+    def __init__(
+        self,
+        message: str,
+        code: str = "",
+        status: int | None = None,
+        details: Mapping[str, Any] | None = None,
+        retry_after_s: float = 0.0,
+    ) -> None:
+        super().__init__(message)
+        self.code, self.status = code or type(self).code, status
+        self.details, self.retry_after_s = dict(details or {}), retry_after_s
+
+
+class Unreachable(ServerError):
+    """The server does not answer."""
+
+    code = "unreachable"
+
+
+class Mismatch(ServerError):
+    """What answers is no server of this kind, or one whose version does not fit."""
+
+    code = "mismatch"
+
+
+class Denied(ServerError):
+    """A token is missing, wrong or expired, or this client may not do that."""
+
+    code = "denied"
+
+
+class NotThere(ServerError):
+    """The server knows no such thing, or it belongs to another client."""
+
+    code = "not_there"
+
+
+class Busy(ServerError):
+    """The server's queue is full."""
+
+    code = "busy"
+
+
+class JobFailed(ServerError):
+    """A job ended without a result."""
+
+    code = "job"

@@ -74,6 +74,12 @@ class FeatureCache:
         with self._lock:
             return self._drop_until_fits(num_bytes)
 
+    def drop(self, key: str) -> int:
+        """Drop the features of that key, if they are there; return their size in bytes."""
+        with self._lock:
+            store = self._stores.pop(key, None)
+            return 0 if store is None else store.nbytes
+
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -136,7 +136,12 @@ def write_report(path: Path | str, record: RunRecord) -> None:
     Raises:
         OutputError: It cannot be written there.
     """
-    text = json.dumps(make_report(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    save_report(path, make_report(record))
+
+
+def save_report(path: Path | str, report: Mapping[str, Any]) -> None:
+    """As ``write_report``, of a report that is made already."""
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with replacing(Path(path)) as (new,):
         new.write_text(text, encoding="utf-8")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from MedicalSAM3Lib import routing, samples, wire, wire_about
+from MedicalSAM3Lib import routing, samples, volume_preview, wire, wire_about
 from MedicalSAM3Lib.refusals import Refused
 from MedicalSAM3Lib.routing import FrontOf, WhoOf
 from MedicalSAM3Lib.shelf import Shelved, Source
@@ -29,7 +30,8 @@ async def open_upload(
     asked: wire.UploadRequest, front: FrontOf, who: WhoOf, response: Response, key: routing.KeyOf = None
 ) -> wire.Upload | wire.VolumeEntry:
     """Announce a file. 201: send its bytes; 200: its content is here already, as a volume of yours."""
-    volume = front.shelf.peek(front.shelf.name_of(who.owner, asked.sha256))
+    content = Source(Path(), asked.bytes, asked.sha256, modality=asked.modality, is_picture=asked.is_picture)
+    volume = front.shelf.peek(front.shelf.name_of(who.owner, content))
     if volume is not None:
         response.status_code = 200
         return volume_entry(front.shelf.find(who.owner, volume.volume_id))
@@ -37,6 +39,7 @@ async def open_upload(
     if before is not None and any(upload.upload_id == before for upload in front.uploads):
         return _upload(front.uploads.find(who.owner, before), front.settings.chunk_bytes)
     upload = front.uploads.open(who.owner, asked.filename, asked.bytes, asked.sha256, who.lane)
+    upload.modality, upload.is_picture = asked.modality, asked.is_picture
     front.keys.remember(who.owner, "volumes", key, asked, upload.upload_id)
     return _upload(upload, front.settings.chunk_bytes)
 
@@ -51,6 +54,15 @@ async def list_volumes(front: FrontOf, who: WhoOf) -> list[wire.VolumeEntry]:
 async def get_volume(volume_id: str, front: FrontOf, who: WhoOf) -> wire.VolumeEntry:
     """A volume of yours."""
     return volume_entry(front.shelf.find(who.owner, volume_id))
+
+
+@router.get("/volumes/{volume_id}/preview", response_class=FileResponse, responses=routing.BINARY)
+async def get_preview(volume_id: str, front: FrontOf, who: WhoOf) -> FileResponse:
+    """The volume as it was read, for a viewer: NIfTI (.nii.gz), or PNG of a picture."""
+    volume = front.shelf.find(who.owner, volume_id)
+    path = await volume_preview.preview(volume.folder, volume.facts["is_2d"], front.settings.decode_s)
+    kind = "image/png" if volume.facts["is_2d"] else "application/octet-stream"
+    return FileResponse(path, filename=path.name, media_type=kind)
 
 
 @router.delete("/volumes/{volume_id}", status_code=204)
@@ -102,7 +114,7 @@ async def complete_upload(
     """
     upload = front.uploads.find(who.owner, upload_id)
     front.uploads.check_whole(upload)
-    source = Source(upload.file, upload.num_bytes, upload.sha256, series, frame)
+    source = Source(upload.file, upload.num_bytes, upload.sha256, series, frame, upload.modality, upload.is_picture)
     try:
         volume = await front.shelf.decode(who.owner, source)
     except Refused as refused:

@@ -8,13 +8,12 @@ refuse, and rounds the axes.
 
 from __future__ import annotations
 
-import gzip
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from MedicalSAM3Lib.atomic import replacing
+from MedicalSAM3Lib.nrrd_file import write_nrrd
 from MedicalSAM3Lib.outputs import smallest_type
 from MedicalSAM3Lib.segments import segments_of
 from MedicalSAM3Lib.structures import Codes, Finding, Segmentation
@@ -22,9 +21,6 @@ from MedicalSAM3Lib.structures import Codes, Finding, Segmentation
 TYPE_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 REGION_CONTEXT = "Anatomic codes - DICOM master list"
 NO_CODE = "^^"
-
-COMPRESSION = 4
-"""Of gzip, 1 to 9: label maps get hardly smaller beyond this, only slower."""
 
 
 def write_seg_nrrd(path: Path, segmentation: Segmentation) -> None:
@@ -41,15 +37,14 @@ def write_seg_nrrd(path: Path, segmentation: Segmentation) -> None:
     """
     layers = segmentation.layers
     array = np.stack(layers, axis=-1) if len(layers) > 1 else layers[0]
-    array = np.ascontiguousarray(array, dtype=smallest_type(layers))
-    fields = {**_grid(array, segmentation.ijk_to_lps), "encoding": "gzip"}
-    lines = ["NRRD0004", *(f"{name}: {value}" for name, value in fields.items())]
-    lines += [f"{key}:={_escaped(value)}" for key, value in header_of(segmentation).items()]
     with replacing(path) as (partial,), partial.open("wb") as file:
-        file.write(("\n".join(lines) + "\n\n").encode("utf-8"))
-        # Without a time stamp, equal segmentations are equal files.
-        with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=COMPRESSION, mtime=0) as compressed:
-            compressed.write(array.data)
+        write_nrrd(
+            file,
+            array.astype(smallest_type(layers), copy=False),
+            segmentation.ijk_to_lps,
+            inner="list" if array.ndim == 4 else "",
+            keys=header_of(segmentation),
+        )
 
 
 def header_of(segmentation: Segmentation) -> dict[str, str]:
@@ -74,31 +69,6 @@ def header_of(segmentation: Segmentation) -> dict[str, str]:
         }
         header.update({f"Segment{number}_{name}": value for name, value in fields.items()})
     return header
-
-
-def _grid(array: np.ndarray, ijk_to_lps: np.ndarray) -> dict[str, str]:
-    """The fields of NRRD that describe the array; axes in order of the file, fastest first."""
-    has_layers = array.ndim == 4
-    columns = [_vector(ijk_to_lps[:3, axis]) for axis in range(3)]
-    return {
-        "type": "unsigned char" if array.dtype == np.uint8 else "unsigned short",
-        "dimension": str(array.ndim),
-        "space": "left-posterior-superior",
-        "sizes": " ".join(str(size) for size in array.shape[-1:] * has_layers + array.shape[2::-1]),
-        "space directions": " ".join(["none"] * has_layers + columns),
-        "kinds": " ".join(["list"] * has_layers + ["domain"] * 3),
-        "endian": sys.byteorder,
-        "space origin": _vector(ijk_to_lps[:3, 3]),
-    }
-
-
-def _vector(values: np.ndarray) -> str:
-    """In as many digits as it takes to read the very same numbers back."""
-    return "(" + ",".join(repr(float(value)) for value in values) + ")"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\")
 
 
 def terminology_entry(codes: Codes) -> str:

@@ -28,6 +28,7 @@ class Source:
         file: Where it lies.
         num_bytes, sha256: Of its content.
         series, frame: Which image of it, where it holds several.
+        modality, is_picture: What its sender says of it, for formats that do not.
     """
 
     file: Path
@@ -35,6 +36,8 @@ class Source:
     sha256: str
     series: int | None = None
     frame: int | None = None
+    modality: str = ""
+    is_picture: bool = False
 
 
 @dataclass(slots=True)
@@ -75,9 +78,10 @@ class Shelf:
     def __iter__(self) -> Iterator[Shelved]:
         return iter(list(self._volumes.values()))
 
-    def name_of(self, owner: str, sha256: str, series: int | None = None, frame: int | None = None) -> str:
+    def name_of(self, owner: str, source: Source) -> str:
         """The id of a content for an owner, whether it is here or not."""
-        content = json.dumps([owner, sha256, series, frame]).encode()
+        told = [source.series, source.frame, source.modality, source.is_picture]
+        content = json.dumps([owner, source.sha256, *told]).encode()
         return hmac.new(self._secret, content, hashlib.sha256).hexdigest()[:40]
 
     def peek(self, volume_id: str) -> Shelved | None:
@@ -102,7 +106,7 @@ class Shelf:
         Raises:
             Refused: What the decoder refused, with its code; 507 "disk_full".
         """
-        volume_id = self.name_of(owner, source.sha256, source.series, source.frame)
+        volume_id = self.name_of(owner, source)
         lock = self._decoding.setdefault(volume_id, asyncio.Lock())
         try:
             async with lock, self._turn:
@@ -125,6 +129,8 @@ class Shelf:
             file_bytes=4 * settings.voxels + 4096,
             series=source.series,
             frame=source.frame,
+            modality=source.modality,
+            is_picture=source.is_picture,
         )
         try:
             arguments = [str(source.file), str(folder), json.dumps(asdict(limits))]

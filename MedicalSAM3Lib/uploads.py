@@ -39,7 +39,7 @@ class Upload:
         upload_id: Unguessable.
         owner: To whom it belongs.
         suffix: One of ``decoding.SUFFIXES``.
-        num_bytes, sha256: As announced.
+        num_bytes, sha256, modality, is_picture: As announced.
         folder: Its own.
         lane: The client that began it; an owner may have many.
         digest: Of what has arrived.
@@ -55,6 +55,8 @@ class Upload:
     sha256: str
     folder: Path
     lane: str = ""
+    modality: str = ""
+    is_picture: bool = False
     received: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
     touched: float = field(default_factory=time.monotonic)

@@ -52,6 +52,10 @@ class UploadRequest(Wire):
     """Size of the file."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the file, hexadecimal."""
+    modality: str = Field(default="", pattern=r"^[A-Z]{0,16}$")
+    """DICOM code, for formats that hold none; what a file says itself wins."""
+    is_picture: bool = False
+    """Whether a volume of one slice is a picture, for formats that do not say."""
 
 
 class Upload(Wire):

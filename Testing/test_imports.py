@@ -16,7 +16,8 @@ TORCH_FREE = (
         f"MedicalSAM3Lib.{name}"
         for name in (
             "structures errors config geometry files dicom resources registry concepts words report cli "
-            "engine_port masks_wire volume_files result_files server serving server_settings"
+            "engine_port masks_wire volume_files result_files server serving server_settings "
+            "client engine engines engine_process volume_cache time_left"
         ).split()
     ),
     "MedicalSAM3.MedicalSAM3Slicer.command",
@@ -28,6 +29,8 @@ NOT_IN_THE_LIBRARY = {"slicer", "qt", "ctk", "vtk", "MedicalSAM3", "Training", "
 NOT_IN_TRAINING = {"slicer", "qt", "ctk", "vtk", "MedicalSAM3", "Testing"}
 SLICER_MAY_IMPORT_FIRST = {"slicer", "qt", "ctk", "vtk", "numpy", "SimpleITK", "scipy", "MedicalSAM3Slicer"}
 PURE_SLICER_FILES = {"command.py", "outcome.py"}
+SLICER_CARRIES = {"numpy", "MedicalSAM3Lib"} | set(sys.stdlib_module_names)
+"""What 3D Slicer's own Python has; the client must run in it as it is."""
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -113,6 +116,17 @@ def test_importing_the_package_loads_nothing_heavy(repository: Path) -> None:
     loaded = run_python(repository, "import sys, MedicalSAM3Lib\nprint(*sys.modules)")
     assert "MedicalSAM3Lib" in loaded
     assert not (HEAVY | {"numpy", "pydantic"}) & loaded
+
+
+def test_the_client_needs_only_the_standard_library_and_numpy(repository: Path) -> None:
+    script = "import sys\nbefore = set(sys.modules)\nimport MedicalSAM3Lib.client\nprint(*set(sys.modules) - before)"
+    loaded = run_python(repository, script)
+    assert "MedicalSAM3Lib.client" in loaded
+    assert {name.split(".")[0] for name in loaded} <= SLICER_CARRIES
+    names = {name.split(".")[1] for name in loaded if name.startswith("MedicalSAM3Lib.")}
+    assert names >= {"client_http", "client_events", "client_upload", "nrrd_file", "masks_wire"}
+    for name in names:  # nor what a function imports when it is called
+        assert tops(repository / "MedicalSAM3Lib" / f"{name}.py") <= SLICER_CARRIES, name
 
 
 def run_python(repository: Path, script: str) -> set[str]:
