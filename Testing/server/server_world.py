@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from starlette.testclient import TestClient
 
-from MedicalSAM3Lib import decoding, exports
+from MedicalSAM3Lib import decoding, exports, volume_files, volume_preview
 from MedicalSAM3Lib.children import OnLine
 from MedicalSAM3Lib.errors import MedicalSAM3Error
 from MedicalSAM3Lib.refusals import refusal_of
@@ -112,8 +112,12 @@ async def work_here(
                 refused.more = {"series": series} if series else {}
                 raise refused from error
             return answer | {"series": series}
+        folder = Path(arguments[0])
+        if module == "volume_preview":
+            await asyncio.to_thread(volume_preview.write, folder, volume_files.load(folder, "volume"))
+            return {"ok": True}
         assert module == "exports"
-        await asyncio.to_thread(exports.write, Path(arguments[0]), arguments[1])
+        await asyncio.to_thread(exports.write, folder, arguments[1])
         return {"ok": True}
     except MedicalSAM3Error as error:
         raise refusal_of(error) from error
