@@ -60,10 +60,6 @@ def serve(
         float | None,
         typer.Option(metavar="GB", rich_help_panel=ENGINES, help="Memory of each engine for recent volumes."),
     ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", rich_help_panel=ENGINES, help="Engines of a Ray cluster; 'local' starts one."),
-    ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in TOML; flags win.")] = None,
     more: Annotated[
         list[str], typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the file, such as queue=10.")
@@ -97,7 +93,6 @@ def serve(
         "devices": devices.split(",") if devices else None,
         "threads": threads,
         "feature_gb": feature_gb,
-        "ray": ray,
         **_pairs(more),
     }
     if not local and (connection_file or parent):
@@ -174,11 +169,13 @@ def _serve_local(settings: ServerSettings, file: Path | None, parent: int | None
 
 
 def make_engines(settings: ServerSettings) -> Engines:
-    """The engines that the settings ask for; none is started yet."""
-    if settings.ray is not None:
-        from MedicalSAM3Lib.ray_engines import RayEngines
+    """The engines that the settings ask for; none is started yet.
 
-        return RayEngines(settings)
+    Raises:
+        SettingsError: This version does not have them.
+    """
+    if settings.ray is not None:
+        raise SettingsError("ray: this version has no engines of a Ray cluster; leave it out.")
     from MedicalSAM3Lib.engine_process import EngineOptions
     from MedicalSAM3Lib.engines import ProcessEngines
 

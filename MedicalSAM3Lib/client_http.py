@@ -135,7 +135,7 @@ class Http:
                 if not _is_whole(response):
                     raise http.client.IncompleteRead(b"")
                 if response.status >= 400:
-                    raise refusal(response.status, _lower(response), response.read(1 << 20))
+                    raise refusal(response.status, _lower(response), response.read())
                 yield response
         except ssl.SSLCertVerificationError as error:
             raise Denied(

@@ -17,7 +17,7 @@ TORCH_FREE = (
         for name in (
             "structures errors config geometry files dicom resources registry concepts words report cli "
             "engine_port masks_wire volume_files result_files server serving server_settings "
-            "client engine engines engine_process volume_cache time_left"
+            "client cli_remote engine engines engine_process volume_cache time_left local_server"
         ).split()
     ),
     "MedicalSAM3.MedicalSAM3Slicer.command",

@@ -26,6 +26,7 @@ from Testing.benchmarks import (
     bench_full,
     bench_memory,
     bench_prompts,
+    bench_server,
     bench_speed,
     bench_volume,
 )
@@ -41,6 +42,7 @@ SECTIONS: dict[str, Callable[[Options], Iterator[Table]]] = {
     "cancel": bench_cancel.run,
     "speed": bench_speed.run,
     "memory": bench_memory.run,
+    "server": bench_server.run,
     "volume": bench_volume.run,
     "full": bench_full.run,
 }
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"expected sections of {', '.join(SECTIONS)}, got {', '.join(unknown)}")
     os.environ[SWITCH_VARIABLE] = "0"  # every run pays for its text
     logging.set_verbosity_error()
-    options = Options(chosen.model, chosen.device, chosen.speed, chosen.architecture)
+    options = Options(chosen.model, chosen.device, chosen.speed, chosen.architecture, chosen.seconds)
     console = Console(width=WIDTH)
     try:
         print(machine_facts(pick_runtime(options.settings())), end="\n\n", flush=True)
@@ -81,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--speed", default="balanced", help="where a table does not compare speeds")
     parser.add_argument("--markdown", action="store_true", help="Markdown instead of tables for the terminal")
+    parser.add_argument("--seconds", type=float, default=Options().seconds, help="that the server is under load")
     # For trying the way of the full size out.
     parser.add_argument("--architecture", choices=("full", "small"), default="full", help=argparse.SUPPRESS)
     return parser

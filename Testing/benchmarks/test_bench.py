@@ -20,10 +20,20 @@ from MedicalSAM3Lib.presence import SliceCalibration
 from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.stack import SliceStack, prepare
 from MedicalSAM3Lib.structures import Progress, Volume
-from Testing.benchmarks import bench, bench_cancel, bench_exact, bench_full, bench_memory, bench_volume, worlds
+from Testing.benchmarks import (
+    bench,
+    bench_cancel,
+    bench_exact,
+    bench_full,
+    bench_memory,
+    bench_server,
+    bench_volume,
+    worlds,
+)
 from Testing.benchmarks import measuring as measuring_module
 from Testing.benchmarks.full_forward import always_with_cls_token, forward_each
 from Testing.benchmarks.measuring import PeakMemory, in_fresh_process
+from Testing.benchmarks.server_load import Seen
 from Testing.benchmarks.sides import Measured
 from Testing.benchmarks.tables import Table, markdown, number, ratio
 from Testing.benchmarks.video_baseline import Kernels, SameDetections, both_directions, build_video_model
@@ -232,6 +242,36 @@ def test_a_fresh_process_is_another_one_and_tells_its_errors(monkeypatch: pytest
     assert in_fresh_process(os.getpid) != os.getpid()
     with pytest.raises(ZeroDivisionError):
         in_fresh_process(divmod, 1, 0)
+
+
+def test_the_load_tells_jobs_that_were_lost_from_those_that_ran_twice() -> None:
+    seen = Seen()
+    for job_id in ("a", "b", "b"):
+        seen.asked(job_id)
+    seen.ended("done", 2.0)
+    assert seen.faults == {"one job for two questions": 1}
+    for ended, lost, twice in ((1, "1", "0"), (2, "0", "0"), (3, "0", "1")):
+        rows = dict(bench_server.load_rows(seen, 0, ended))
+        assert rows["Jobs asked for"] == "2"
+        assert rows["Jobs lost"] == lost
+        assert rows["Jobs run that nobody, or nobody again, asked for"] == twice
+        assert rows["Faults (served to another token, wrong answers, errors)"] == "1"
+
+
+def test_memory_that_grows_is_seen() -> None:
+    watch = bench_server.MemoryWatch(os.getpid())
+    watch._front, watch._engine = [float(at) for at in range(1, 101)], [5.0] * 100
+    assert list(watch.rows()) == [("Front", "38", "88", "2.32"), ("Engine", "5", "5", "1.00")]
+    assert bench_server.resident_mb(os.getpid()) > 10
+
+
+@pytest.mark.slow
+def test_a_server_under_a_little_load_loses_nothing() -> None:
+    tables = {table.title: dict(row[:2] for row in table.rows) for table in bench_server.run(Options(seconds=5.0))}
+    load = tables[f"{bench_server.CLIENTS} clients for 5 s"]
+    assert int(load["Jobs asked for"]) >= bench_server.CLIENTS
+    assert (load["Jobs lost"], load["Jobs run that nobody, or nobody again, asked for"]) == ("0", "0")
+    assert load["Faults (served to another token, wrong answers, errors)"] == "0"
 
 
 def test_an_unknown_section_is_named(capsys: pytest.CaptureFixture[str]) -> None:

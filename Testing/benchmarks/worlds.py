@@ -41,12 +41,14 @@ MOST_CONCEPTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is measured: a model by name or path, where, in which format, and which size stands for the full one."""
+    """What is measured: a model by name or path, where, in which format, which size stands for the full one, and for
+    how many seconds a server is under load."""
 
     model: str = "tiny"
     device: str = "auto"
     speed: str = "balanced"
     size: Size = "full"
+    seconds: float = 120.0
 
     def settings(self, **values: object) -> SegmentSettings:
         """Settings of a run; ``values`` win."""

@@ -395,15 +395,17 @@ def test_a_damaged_mask_is_not_taken_for_a_mask(data: bytes) -> None:
         assert server.client().mask("j", segment, (1, 1, 8)).all()
 
 
-@pytest.mark.parametrize("cut", [30, 60, 90])
-def test_an_answer_whose_headers_were_cut_off_is_asked_for_again(cut: int) -> None:
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Something-Else: 1\r\nContent-Length: 15\r\n\r\n"
+NOT_THERE = b"HTTP/1.1 404 Not Found\r\nContent-Length: 40\r\n\r\n" + b'{"code": "job"'
+
+
+@pytest.mark.parametrize("part", [OK[:30], OK[:60], OK[:90], OK, OK + b'{"sta', NOT_THERE, b""])
+def test_an_answer_that_was_cut_off_anywhere_is_asked_for_again(part: bytes) -> None:
     # Python's own reader takes the end of a connection for the end of the headers, and an empty body for all.
-    whole = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Something-Else: 1\r\nContent-Length: 15\r\n\r\n"
-    pieces = [whole[:cut], whole + b'{"state": "ok"}']
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
-            for piece in pieces:
+            for piece in (part, OK + b'{"state": "ok"}'):
                 with listening.accept()[0] as connection:
                     connection.recv(65536)
                     connection.sendall(piece)

@@ -118,6 +118,7 @@ def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str], tmp_pa
         (["--set", "qeue=3"], "qeue"),
         (["--set", "queue=many"], "queue"),
         (["--config", "gone.toml"], "gone.toml"),
+        (["--port", "0", "--set", "ray=auto"], "Ray"),
         (["--parent", "1"], "--local only"),
         (["--local", "--host", "0.0.0.0"], "--local"),
         (["--local", "--port", "80"], "--local"),
