@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from slicer.i18n import tr as _
+
 from MedicalSAM3Lib.completion import complete
 from MedicalSAM3Lib.concepts import check_concepts
 from MedicalSAM3Lib.errors import PromptError
-from slicer.i18n import tr as _
 
 from .task import UserError
 

@@ -22,7 +22,7 @@ class UserError(RuntimeError):
     """Something cannot be done; the message is a sentence for users."""
 
 
-class TaskCancelled(Exception):  # noqa: N818 - no fault
+class TaskCancelled(Exception):
     """Raised in the thread once the task was cancelled."""
 
 
@@ -240,5 +240,5 @@ def _callAll(calls: list[Callable[[], object]]) -> None:
     for call in calls:
         try:
             call()
-        except Exception:  # noqa: PERF203 - an engine that does not answer has nothing left to be cancelled
+        except Exception:
             continue
