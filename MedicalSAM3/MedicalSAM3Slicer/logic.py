@@ -19,7 +19,17 @@ from .outcome import Outcome
 from .run import Run, RunResult
 from .task import Progress, Task
 
-__all__ = ["Batch", "EngineSettings", "MedicalSAM3Logic", "Outcome", "Progress", "Run", "RunOptions", "RunResult", "Task"]
+__all__ = [
+    "Batch",
+    "EngineSettings",
+    "MedicalSAM3Logic",
+    "Outcome",
+    "Progress",
+    "Run",
+    "RunOptions",
+    "RunResult",
+    "Task",
+]
 
 
 class MedicalSAM3Logic:
@@ -75,9 +85,7 @@ class MedicalSAM3Logic:
             UserError: It cannot start.
         """
 
-    def startSequence(
-        self, sequenceNode: Any, concepts: Sequence[str] | str, options: RunOptions | None = None
-    ) -> Run:
+    def startSequence(self, sequenceNode: Any, concepts: Sequence[str] | str, options: RunOptions | None = None) -> Run:
         """Start to segment each frame of a vtkMRMLSequenceNode; gives a sequence of segmentations beside it."""
 
     def segment(

@@ -1,0 +1,104 @@
+"""What a run did to the scene, so that it can be taken back in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import slicer
+
+from .grid import LABELMAP
+
+
+@dataclass(frozen=True)
+class KeptSegment:
+    """A segment as it was before it was replaced: with its mask, place in the list and look."""
+
+    segmentId: str
+    segment: Any
+    index: int
+    look: Any
+
+
+@dataclass
+class Change:
+    """Of one segmentation node.
+
+    Attributes:
+        node: The segmentation node.
+        nodes: Nodes that were added with it: itself where it is new, and those of a sequence.
+        added: IDs of new segments.
+        kept: Segments that were replaced, in the order of the list.
+    """
+
+    node: Any
+    nodes: list[Any] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    kept: list[KeptSegment] = field(default_factory=list)
+
+    def remove(self, segmentId: str) -> None:
+        """Remove a segment and keep what is needed to bring it back."""
+        self.kept.append(keep(self.node, segmentId))
+        self.node.GetSegmentation().RemoveSegment(segmentId)
+
+    def add(self, segmentId: str, segment: Any, index: int | None = None, look: Any = None) -> None:
+        """Add a segment, at a place in the list and with the look of the one that it replaces."""
+        putSegment(self.node, segmentId, segment, index, look)
+        self.added.append(segmentId)
+
+    def revert(self) -> bool:
+        """Take it back; False where the node is gone, and all that was done with it."""
+        if not isInScene(self.node) and not any(isInScene(node) for node in self.nodes):
+            return False
+        inner = self.node.GetSegmentation()
+        for segmentId in self.added:
+            if inner.GetSegment(segmentId) is not None:
+                inner.RemoveSegment(segmentId)
+        for kept in sorted(self.kept, key=lambda one: one.index):
+            putSegment(self.node, kept.segmentId, kept.segment, kept.index, kept.look)
+        for node in self.nodes:
+            if isInScene(node) and not (node is self.node and inner.GetNumberOfSegments()):
+                slicer.mrmlScene.RemoveNode(node)
+        return True
+
+
+def revertAll(changes: Sequence[Change]) -> bool:
+    """Take changes back, the latest first; whether there was anything to take back."""
+    return any([change.revert() for change in reversed(changes)])
+
+
+def keep(node: Any, segmentId: str) -> KeptSegment:
+    """Copy a segment of a node, its mask cut out of a layer that it may share with others."""
+    inner = node.GetSegmentation()
+    original, segment = inner.GetSegment(segmentId), slicer.vtkSegment()
+    segment.DeepCopyMetadata(original)
+    mask = slicer.vtkOrientedImageData()
+    node.GetBinaryLabelmapRepresentation(segmentId, mask)
+    segment.AddRepresentation(LABELMAP, mask)
+    segment.SetLabelValue(1)
+    display, look = node.GetDisplayNode(), None
+    if display is not None:
+        look = slicer.vtkMRMLSegmentationDisplayNode.SegmentDisplayProperties()
+        display.GetSegmentDisplayProperties(segmentId, look)
+    return KeptSegment(segmentId, segment, inner.GetSegmentIndex(segmentId), look)
+
+
+def putSegment(node: Any, segmentId: str, segment: Any, index: int | None, look: Any) -> None:
+    """Add a segment; None for its index is the end of the list, for its look Slicer's default.
+
+    Raises:
+        RuntimeError: Slicer does not take it.
+    """
+    inner = node.GetSegmentation()
+    if not inner.AddSegment(segment, segmentId):
+        raise RuntimeError("the segmentation did not take a segment")
+    if index is not None:
+        inner.SetSegmentIndex(segmentId, index)
+    if look is not None and node.GetDisplayNode() is not None:
+        node.GetDisplayNode().SetSegmentDisplayProperties(segmentId, look)
+
+
+def isInScene(node: Any) -> bool:
+    """Whether a node is in the scene that is open now."""
+    return node is not None and node.GetScene() is slicer.mrmlScene
