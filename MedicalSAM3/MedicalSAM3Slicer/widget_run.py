@@ -9,6 +9,8 @@ import qt
 from slicer.i18n import tr as _
 
 from .options import RunOptions
+from .placing import segmentsOf
+from .segmentation_node import segmentationOf
 from .task import Progress, UserError
 from .widget_concepts import ConceptsPart
 from .widget_options import OptionsPart
@@ -163,9 +165,9 @@ class RunPart:
         )
 
     def _alreadyThere(self) -> list[str]:
-        return self.logic.alreadyThere(
-            self._volume(), self._concepts.concepts(), self.ui.outputSelector.currentNode()
-        )
+        """The concepts that the segmentation holds already."""
+        node = self.ui.outputSelector.currentNode() or segmentationOf(self._volume())
+        return [phrase for phrase in self._concepts.concepts() if node is not None and segmentsOf(node, phrase)]
 
     def _ask(self, there: list[str]) -> None:
         self.ui.againFrame.visible = True
