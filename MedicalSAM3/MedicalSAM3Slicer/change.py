@@ -49,23 +49,30 @@ class Change:
 
     def revert(self) -> bool:
         """Take it back; False where the node is gone, and all that was done with it."""
-        if not isInScene(self.node) and not any(isInScene(node) for node in self.nodes):
+        mine = [node for node in self.nodes if isInScene(node)]
+        if isInScene(self.node):
+            self._restore()
+            # Segments that somebody else put into a new node stay, and so does the node.
+            mine = [node for node in mine if node is not self.node or not node.GetSegmentation().GetNumberOfSegments()]
+        elif not mine:
             return False
+        for node in mine:
+            slicer.mrmlScene.RemoveNode(node)
+        return True
+
+    def _restore(self) -> None:
         inner = self.node.GetSegmentation()
         for segmentId in self.added:
             if inner.GetSegment(segmentId) is not None:
                 inner.RemoveSegment(segmentId)
         for kept in sorted(self.kept, key=lambda one: one.index):
             putSegment(self.node, kept.segmentId, kept.segment, kept.index, kept.look)
-        for node in self.nodes:
-            if isInScene(node) and not (node is self.node and inner.GetNumberOfSegments()):
-                slicer.mrmlScene.RemoveNode(node)
-        return True
 
 
 def revertAll(changes: Sequence[Change]) -> bool:
     """Take changes back, the latest first; whether there was anything to take back."""
-    return any([change.revert() for change in reversed(changes)])
+    done = [change.revert() for change in reversed(changes)]  # each of them, whatever the others say
+    return any(done)
 
 
 def keep(node: Any, segmentId: str) -> KeptSegment:

@@ -95,8 +95,8 @@ class Connection:
             if self.local is not None and not self.local.isAlive():
                 return (
                     _(
-                        "The engine on this computer ended while it worked, perhaps because memory was full. Nothing was "
-                        "added. Try again: it starts anew. {said}"
+                        "The engine on this computer ended while it worked, perhaps because memory was full. Nothing "
+                        "was added. Try again: it starts anew. {said}"
                     )
                     .format(said=self.local.lastWords())
                     .strip()
