@@ -161,7 +161,10 @@ class RunPart:
         if self._volume() is None:
             return _("Load and choose a volume first.")
         return self._options.reason() or self.logic.why(
-            self._volume(), self._concepts.concepts(), self._runOptions("replace")
+            self._volume(),
+            self._concepts.concepts(),
+            self.ui.outputSelector.currentNode(),
+            self._runOptions("replace"),
         )
 
     def _alreadyThere(self) -> list[str]:

@@ -17,6 +17,9 @@ Slot = Callable[..., Any]
 EXEMPT = {"sizeHint", "minimumSizeHint"}
 """Read by Qt itself through Python: as properties they would call themselves for ever."""
 
+FAULTS: list[Exception] = []
+"""What connected callables raised; tests see to it that there is nothing."""
+
 OWN = {"connect", "disconnect", "className", "name", "delete"}
 QT5_TOO = {"currentIndexChanged(QString)": False}
 """Signals that only one of Qt 5 and Qt 6 has; to connect one is a mistake."""
@@ -155,7 +158,11 @@ def trim(target: Slot, signal: str) -> Slot:
         most = named if many else min(named, sum(parameter.kind in positional for parameter in parameters))
 
     def called(*arguments: Any) -> None:
-        target(*arguments[:most])
+        try:
+            target(*arguments[:most])
+        except Exception as error:  # Qt would print it and go on
+            FAULTS.append(error)
+            raise
 
     return called
 
