@@ -154,8 +154,9 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.engine = EnginePart(ui, logic, self.ticker, lambda: self.models.refresh(), self.update)
         self.models = ModelsPart(ui, logic, self.ticker, self.engine.say, self.update)
         self.run = RunPart(
-            ui, logic, self.ticker, self.concepts, self.options, self.results, self.models.model, self._runChanged
-        )
+            ui, logic, self.ticker, self.concepts, self.options, self.results, self.models.model, self._runChanged,
+            self.models.refreshOnce,
+        )  # fmt: skip
         self.batch = BatchPart(ui, logic, self.ticker, self._batchQuestion, self.run.say, self.update)
 
     def _shortcut(self, keys: str) -> Any:

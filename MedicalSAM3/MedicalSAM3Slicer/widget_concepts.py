@@ -85,6 +85,10 @@ class ConceptsPart:
         """What was typed, each concept once."""
         return splitConcepts(self.ui.conceptsEdit.plainText)
 
+    def hideSuggestions(self) -> None:
+        """Until the next letter."""
+        self._completer.popup().hide()
+
     def setText(self, text: str) -> None:
         """Replace the text, without suggestions."""
         self._filling = True

@@ -56,6 +56,11 @@ class ModelsPart:
         """Ask the engine which models there are."""
         self._do(self.logic.listModels, self._listed, showsBar=False)
 
+    def refreshOnce(self) -> None:
+        """Ask, unless that is known already."""
+        if not self._models:
+            self.refresh()
+
     def onDownload(self) -> None:
         """Download the chosen model, or cancel what goes on."""
         if self.task is not None:

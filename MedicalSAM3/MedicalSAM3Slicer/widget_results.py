@@ -32,6 +32,7 @@ class ResultsPart:
         self._visited: dict[int, int] = {}
         ui.resultsTable.verticalHeader().setVisible(False)
         ui.resultsTable.horizontalHeader().setStretchLastSection(True)
+        ui.resultsTable.horizontalHeader().setHighlightSections(False)
         ui.resultsTable.connect("cellClicked(int,int)", self._clicked)
         ui.resultsTable.connect("itemSelectionChanged()", self.update)
         ui.reviewButton.connect("clicked()", self.goToNextSlice)

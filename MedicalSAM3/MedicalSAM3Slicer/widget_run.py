@@ -31,15 +31,16 @@ class RunPart:
         concepts, options, results: The parts of the panel that a run reads from and writes to.
         model: Gives the name of the chosen model.
         onChange: Called when a run has begun or ended.
+        onDone: Called when a run was done: there is an engine now.
     """
 
     def __init__(
         self, ui: Any, logic: Any, ticker: Ticker, concepts: ConceptsPart, options: OptionsPart, results: ResultsPart,
-        model: Callable[[], str], onChange: Callable[[], None],
+        model: Callable[[], str], onChange: Callable[[], None], onDone: Callable[[], None],
     ) -> None:  # fmt: skip
         self.ui, self.logic, self._ticker = ui, logic, ticker
         self._concepts, self._options, self._results = concepts, options, results
-        self._model, self._onChange = model, onChange
+        self._model, self._onChange, self._onDone = model, onChange, onDone
         self.run: Any = None
         self._estimate: Any = None
         ui.segmentButton.connect("clicked()", self.onSegment)
@@ -146,6 +147,7 @@ class RunPart:
             result = run.result
             self._results.show(result.outcomes, volume, result.segmentationNode)
             self.say("\n".join([summary(result.outcomes), *result.notices]))
+            self._onDone()
         else:
             self._results.clear()
             self.say(run.error or _("Cancelled. The scene is as it was."))
@@ -193,7 +195,7 @@ def progressText(progress: Progress) -> str:
     """What a task does, how many slices it has done, and how long it will still take."""
     parts = [progress.stage] if progress.stage else []
     if progress.total > 10_000:  # bytes
-        parts.append(_("{done} of {total} MB").format(done=progress.done >> 20, total=progress.total >> 20))
+        parts.append(_("{done:.1f} of {total:.1f} MB").format(done=progress.done / 1e6, total=progress.total / 1e6))
     elif progress.total:
         parts.append(_("{done} of {total} slices").format(done=progress.done, total=progress.total))
     if progress.secondsLeft is not None:
