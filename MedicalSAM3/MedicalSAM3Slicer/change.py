@@ -10,6 +10,17 @@ import slicer
 
 from .grid import LABELMAP
 
+LOOKS = (
+    "Visibility",
+    "Visibility3D",
+    "Visibility2DFill",
+    "Visibility2DOutline",
+    "Opacity3D",
+    "Opacity2DFill",
+    "Opacity2DOutline",
+)
+"""What the display node of a segmentation holds for each segment."""
+
 
 @dataclass(frozen=True)
 class KeptSegment:
@@ -18,7 +29,7 @@ class KeptSegment:
     segmentId: str
     segment: Any
     index: int
-    look: Any
+    look: dict[str, Any] | None
 
 
 @dataclass
@@ -84,10 +95,8 @@ def keep(node: Any, segmentId: str) -> KeptSegment:
     node.GetBinaryLabelmapRepresentation(segmentId, mask)
     segment.AddRepresentation(LABELMAP, mask)
     segment.SetLabelValue(1)
-    display, look = node.GetDisplayNode(), None
-    if display is not None:
-        look = slicer.vtkMRMLSegmentationDisplayNode.SegmentDisplayProperties()
-        display.GetSegmentDisplayProperties(segmentId, look)
+    display = node.GetDisplayNode()
+    look = {name: getattr(display, f"GetSegment{name}")(segmentId) for name in LOOKS} if display else None
     return KeptSegment(segmentId, segment, inner.GetSegmentIndex(segmentId), look)
 
 
@@ -103,7 +112,8 @@ def putSegment(node: Any, segmentId: str, segment: Any, index: int | None, look:
     if index is not None:
         inner.SetSegmentIndex(segmentId, index)
     if look is not None and node.GetDisplayNode() is not None:
-        node.GetDisplayNode().SetSegmentDisplayProperties(segmentId, look)
+        for name, value in look.items():
+            getattr(node.GetDisplayNode(), f"SetSegment{name}")(segmentId, value)
 
 
 def isInScene(node: Any) -> bool:

@@ -30,7 +30,7 @@ from .run import Run, RunResult
 from .segmentation_node import segmentationOf
 from .sequence_run import SequenceRun, readFrames, sequenceOf
 from .task import Progress, Task, ThreadTask, UserError
-from .volume_input import ijkToRas, readVolume, toWorld, whyNotVolume
+from .volume_input import VolumeInput, ijkToRas, readVolume, toWorld, whyNotVolume
 
 __all__ = [
     "Batch", "EngineSettings", "MedicalSAM3Logic", "Outcome", "Progress", "Run", "RunOptions", "RunResult", "Task",
@@ -119,10 +119,7 @@ class MedicalSAM3Logic:
         options = options or RunOptions()
         question, rules = self._check(volumeNode, concepts, segmentationNode, options)
         inputs = [readVolume(volumeNode, options.modality)]
-        run = Run(
-            self._connection, volumeNode, inputs, question, rules, segmentationNode, freeMemory=options.freeMemory
-        )
-        return self._startRun(run)
+        return self._startRun(Run, volumeNode, inputs, question, rules, segmentationNode, options)
 
     def sequenceOf(self, volumeNode: Any) -> Any:
         """The vtkMRMLSequenceNode that a volume shows a frame of; None where it shows none."""
@@ -141,9 +138,7 @@ class MedicalSAM3Logic:
         if sequence is None:
             raise UserError(_("'{name}' shows no sequence; choose its volume.").format(name=volumeNode.GetName()))
         inputs = readFrames(volumeNode, sequence, options.modality)
-        return self._startRun(
-            SequenceRun(self._connection, volumeNode, inputs, question, rules, freeMemory=options.freeMemory)
-        )
+        return self._startRun(SequenceRun, volumeNode, inputs, question, rules, None, options)
 
     def segment(
         self,
@@ -257,7 +252,18 @@ class MedicalSAM3Logic:
         rules = Rules(options.overlap, options.insideSegmentId, roi, options.again)
         return Question(tuple(phrases), settings, options.model), rules
 
-    def _startRun(self, run: Run) -> Run:
+    def _startRun(
+        self,
+        kind: type[Run],
+        volume: Any,
+        inputs: Sequence[VolumeInput],
+        question: Question,
+        rules: Rules,
+        target: Any,
+        options: RunOptions,
+    ) -> Run:
+        wanted = {"freeMemory": options.freeMemory, "show3D": options.show3D}
+        run = kind(self._connection, volume, inputs, question, rules, target, **wanted)
         if not isinstance(self._last, Batch) or not self._last.isRunning:
             self._last = run
         self._keep(run)

@@ -44,6 +44,7 @@ class Run(ThreadTask):
         inputs: What is sent of it: itself, or each frame of a sequence.
         target: Segmentation node that gets the segments; None = found or made at the end.
         freeMemory: Let the engine forget the features at the end.
+        show3D: Make surfaces at the end.
 
     Attributes:
         outcomes: Those that are known so far, in the order asked.
@@ -60,12 +61,14 @@ class Run(ThreadTask):
         target: Any = None,
         *,
         freeMemory: bool = False,
+        show3D: bool = False,
     ) -> None:
         super().__init__(self._ask, connection.explain)
         self.outcomes: tuple[Outcome, ...] = ()
         self.changes: list[Change] = []
         self.volume, self.target, self.question, self.rules = volume, target, question, rules
-        self._connection, self._inputs, self._freeMemory = connection, tuple(inputs), freeMemory
+        self._connection, self._inputs = connection, tuple(inputs)
+        self._freeMemory, self._show3D = freeMemory, show3D
         self._frame = 0
 
     def poll(self) -> bool:
@@ -92,6 +95,8 @@ class Run(ThreadTask):
             raise UserError(reason)
         result = self.place(value)
         self.outcomes = result.outcomes
+        if self._show3D and self.changes:
+            result.segmentationNode.CreateClosedSurfaceRepresentation()
         return result
 
     def place(self, answers: list[Answer]) -> RunResult:
