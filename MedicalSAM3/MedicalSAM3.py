@@ -149,7 +149,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui, logic = self.ui, self.logic
         self.ticker = Ticker()
         self.concepts = ConceptsPart(ui, logic.complete, self.update, self.onRunKeys)
-        self.options = OptionsPart(ui, self.update)
+        self.options = OptionsPart(ui, logic.sequenceOf, self.update)
         self.results = ResultsPart(ui, logic, lambda text: self.run.say(text))
         self.engine = EnginePart(ui, logic, self.ticker, lambda: self.models.refresh(), self.update)
         self.models = ModelsPart(ui, logic, self.ticker, self.engine.say, self.update)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import slicer
 from slicer.i18n import tr as _
 
 from .options import AGAIN, OVERLAPS, RunOptions
@@ -18,11 +17,12 @@ class OptionsPart:
 
     Args:
         ui: The widgets of the form.
+        sequenceOf: Gives the sequence that a volume shows a frame of, or None.
         onChange: Called after each change.
     """
 
-    def __init__(self, ui: Any, onChange: Callable[[], None]) -> None:
-        self.ui = ui
+    def __init__(self, ui: Any, sequenceOf: Callable[[Any], Any], onChange: Callable[[], None]) -> None:
+        self.ui, self._sequenceOf = ui, sequenceOf
         self._segmentIds: list[str] = [""]
         for box in (ui.againBox, ui.overlapBox, ui.insideBox, ui.speedBox):
             box.connect("currentIndexChanged(int)", onChange)
@@ -65,9 +65,9 @@ class OptionsPart:
             return _("The first slice comes after the last one; correct it under Options.")
         return ""
 
-    def sequence(self) -> Any:
-        """The sequence node whose frames are to be segmented, or None."""
-        return sequenceOf(self.ui.inputSelector.currentNode()) if self.ui.framesCheckBox.checked else None
+    def eachFrame(self) -> bool:
+        """Whether all frames of the sequence that the volume shows are to be segmented."""
+        return bool(self.ui.framesCheckBox.checked)
 
     def showVolume(self, *ignored: object) -> None:
         """Fit the range of slices and the box for sequences to the chosen volume."""
@@ -77,7 +77,7 @@ class OptionsPart:
         for box, value in ((self.ui.firstSliceBox, 1), (self.ui.lastSliceBox, count)):
             box.maximum = count
             box.value = value
-        hasFrames = sequenceOf(volume) is not None
+        hasFrames = volume is not None and self._sequenceOf(volume) is not None
         self.ui.framesCheckBox.enabled = hasFrames
         self.ui.framesCheckBox.checked = self.ui.framesCheckBox.checked and hasFrames
         self.ui.framesCheckBox.toolTip = (
@@ -101,12 +101,3 @@ class OptionsPart:
     def _enableSlices(self, checked: bool) -> None:
         self.ui.firstSliceBox.enabled = checked
         self.ui.lastSliceBox.enabled = checked
-
-
-def sequenceOf(volume: Any) -> Any:
-    """The sequence node that a volume shows a frame of, or None."""
-    sequences = getattr(slicer.modules, "sequences", None)
-    if volume is None or sequences is None:
-        return None
-    browser = sequences.logic().GetFirstBrowserNodeForProxyNode(volume)
-    return browser.GetSequenceNode(volume) if browser is not None else None

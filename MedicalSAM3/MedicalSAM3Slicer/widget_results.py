@@ -58,6 +58,7 @@ class ResultsPart:
                 item.setToolTip(outcome.reason or text)
                 table.setItem(row, column, item)
         table.resizeColumnsToContents()
+        table.resizeRowsToContents()
         if self.outcomes:
             table.selectRow(next((row for row, one in enumerate(self.outcomes) if one.state == "found"), 0))
         self.update()
@@ -111,6 +112,7 @@ class ResultsPart:
         if node is None:
             return
         if checked:
+            said = self.ui.statusLabel.text
             self._say(_("Making surfaces..."))
             slicer.app.processEvents()
             slicer.app.setOverrideCursor(qt.Qt.WaitCursor)
@@ -118,7 +120,7 @@ class ResultsPart:
                 node.CreateClosedSurfaceRepresentation()
             finally:
                 slicer.app.restoreOverrideCursor()
-            self._say("")
+            self._say(said)
         display = node.GetDisplayNode()
         if display is not None:
             display.SetVisibility3D(checked)

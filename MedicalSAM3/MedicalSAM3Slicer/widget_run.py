@@ -113,13 +113,13 @@ class RunPart:
 
     def _start(self, again: str) -> None:
         self._hideQuestion()
-        concepts, sequence = self._concepts.concepts(), self._options.sequence()
+        concepts = self._concepts.concepts()
         self._results.clear()
         self.say("")
         try:
             options = self._runOptions(again)
-            if sequence is not None:
-                self.run = self.logic.startSequence(sequence, concepts, options)
+            if self._options.eachFrame():
+                self.run = self.logic.startSequence(self._volume(), concepts, options)
             else:
                 self.run = self.logic.start(self._volume(), concepts, self.ui.outputSelector.currentNode(), options)
         except UserError as error:

@@ -7,18 +7,16 @@ import os
 import sys
 import tempfile
 import types
+import unittest
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkOSOpenGLRenderWindow")
-
 import slicer
 import slicer.util
-import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
+from Testing.slicer import mrml
 from Testing.slicer.harness import qt_modules
 from Testing.slicer.harness.forms import FormLoader
 from Testing.slicer.harness.pythonqt import like_pythonqt
@@ -66,61 +64,25 @@ class App:
 def boot() -> App:
     """Make ``slicer`` look like the application, once a process; called again, it gives what there is.
 
-    What the tests of the logic have made of ``slicer`` (scene, logics) is used and added to.
+    Scene and logics are those of the tests of the logic (``mrml``).
     """
     if isinstance(getattr(slicer, "app", None), App):
         return slicer.app
     home = Path(tempfile.mkdtemp(prefix="harness-"))
-    logic = _mrml(home)
+    mrml.boot()
     qt_app = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
     qt_app.setStyle("Fusion")
     settings = QtCore.QSettings(str(home / "Slicer.ini"), QtCore.QSettings.Format.IniFormat)
     qt = sys.modules["qt"] = qt_modules.make_qt(settings)
     qt.QUiLoader = FormLoader  # type: ignore[attr-defined]
     sys.modules["ctk"] = qt_modules.make_ctk()
-    sys.modules["slicer.i18n"] = _i18n()
+    sys.modules["slicer.i18n"].translate = lambda context, text: text  # type: ignore[attr-defined]
+    slicer.util.startupEnvironment = lambda: dict(os.environ)
     sys.modules["slicer.ScriptedLoadableModule"] = _bases()
 
     slicer.util.mainWindow = lambda verbose=True: None
-    slicer.app = App(qt_app, logic, home)
+    slicer.app = App(qt_app, slicer.kept_alive, home)
     return slicer.app
-
-
-def _mrml(home: Path) -> Any:
-    """A scene and the logics that the module uses."""
-    colours = home / "share" / "Slicer-5.13" / "ColorFiles"
-    colours.mkdir(parents=True)
-    (colours / "GenericColors.txt").write_text("# Color table file\n0 Background 0 0 0 0\n1 tissue 128 174 128 255\n")
-    scene = slicer.mrmlScene = slicer.vtkMRMLScene()
-    app = slicer.vtkSlicerApplicationLogic()
-    app.SetMRMLScene(scene)
-    app.SetHomeDirectory(str(home))
-    app.SetTemporaryPath(str(home))
-    app.SetShareDirectory("share/Slicer-5.13")
-    logics = {}
-    for name, cls in (
-        ("Colors", "ColorLogic"), ("Units", "UnitsLogic"), ("Volumes", "VolumesLogic"),
-        ("Terminologies", "TerminologiesModuleLogic"), ("SubjectHierarchy", "SubjectHierarchyModuleLogic"),
-        ("Segmentations", "SegmentationsModuleLogic"), ("Sequences", "SequencesLogic"),
-    ):  # fmt: skip
-        logic = logics[name] = getattr(slicer, "vtkSlicer" + cls)()
-        logic.SetMRMLApplicationLogic(app)
-        logic.SetMRMLScene(scene)
-        app.SetModuleLogic(name, logic)
-    app.SetSliceLogics(vtk.vtkCollection())
-    app.SetViewLogics(vtk.vtkCollection())
-    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
-    slicer.modules = types.SimpleNamespace(
-        **{name.lower(): types.SimpleNamespace(logic=lambda one=one: one) for name, one in logics.items()}
-    )
-    return app
-
-
-def _i18n() -> types.ModuleType:
-    module = types.ModuleType("slicer.i18n")
-    module.tr = lambda text: text  # type: ignore[attr-defined]
-    module.translate = lambda context, text: text  # type: ignore[attr-defined]
-    return module
 
 
 def _bases() -> types.ModuleType:
@@ -152,9 +114,6 @@ class ScriptedLoadableModuleWidget:
 class ScriptedLoadableModuleLogic:
     def __init__(self, parent: Any = None) -> None:
         self.parent = parent
-
-
-import unittest  # noqa: E402 - beside what it is for
 
 
 class ScriptedLoadableModuleTest(unittest.TestCase):

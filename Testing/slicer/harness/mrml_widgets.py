@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from PySide6.QtCore import Property, Qt, Signal
-from PySide6.QtGui import QRegion
 from PySide6.QtWidgets import QComboBox, QFrame, QLineEdit, QToolButton, QVBoxLayout, QWidget
 
 from Testing.slicer.harness.pythonqt import PythonQt
@@ -161,7 +160,6 @@ class _Collapsible(QFrame):
         self._head.setChecked(True)
         self._head.toggled.connect(self._apply)
         self._height = self._head.sizeHint().height() + 4
-        self.setContentsMargins(0, self._height, 0, 0)
         self._apply(True)
 
     def _read_text(self) -> str:
@@ -183,18 +181,13 @@ class _Collapsible(QFrame):
     def resizeEvent(self, event: Any) -> None:
         super().resizeEvent(event)
         self._head.setGeometry(0, 0, QWidget.width(self), self._height)
-        self._cut()
-
-    def _cut(self) -> None:
-        self.clearMask()
-        if not self._head.isChecked():
-            self.setMask(QRegion(0, 0, QWidget.width(self), self._height))
 
     def _apply(self, opened: bool) -> None:
         self._head.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)
         # What is inside is cut off and not hidden, so that the panel may show and hide it meanwhile.
         self.setMaximumHeight(16777215 if opened else self._height)
-        self._cut()
+        self.setContentsMargins(0, self._height + (0 if opened else 1000), 0, 0)
+        self._head.raise_()
         object.__getattribute__(self, "contentsCollapsed").emit(not opened)
 
 

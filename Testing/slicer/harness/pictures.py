@@ -18,7 +18,7 @@ from Testing.slicer.harness.using import load_volume, type_text, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CONCEPTS = "liver, spleen, stomach, vertebra, aorta, urinary bladder"
-PANEL, VIEW, GAP = (560, 884), (420, 440), 4
+PANEL, TOP, BOTTOM, GAP = (560, 784), (420, 480), (420, 300), 4
 
 
 def pixels(widget: Any) -> np.ndarray:
@@ -30,12 +30,12 @@ def pixels(widget: Any) -> np.ndarray:
 
 def window(panel: np.ndarray, shown: dict[str, np.ndarray]) -> np.ndarray:
     """Panel on the left, four views on the right, with dark gaps between."""
-    width, height = VIEW
-    across, down = np.zeros((height, GAP, 3), np.uint8), np.zeros((GAP, 2 * width + GAP, 3), np.uint8)
-    top = np.concatenate([shown["axial"], across, shown["3d"]], axis=1)
-    bottom = np.concatenate([shown["coronal"], across, shown["sagittal"]], axis=1)
-    right = np.concatenate([top, down, bottom])
-    return np.concatenate([panel[: right.shape[0]], np.zeros((right.shape[0], GAP, 3), np.uint8), right], axis=1)
+
+    def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return np.concatenate([left, np.zeros((left.shape[0], GAP, 3), np.uint8), right], axis=1)
+
+    top, bottom = beside(shown["axial"], shown["3d"]), beside(shown["coronal"], shown["sagittal"])
+    return beside(panel, np.concatenate([top, np.zeros((GAP, top.shape[1], 3), np.uint8), bottom]))
 
 
 def save(picture: np.ndarray, path: Path) -> None:
@@ -57,8 +57,9 @@ def main() -> None:
         panel.ui.show3DButton.click()
         app.processEvents()
         segmentation = panel.results.segmentation()
-        shown = views.slice_pictures(volume, segmentation, VIEW)
-        shown["3d"] = views.surface_picture(segmentation, VIEW)
+        shown = views.slice_pictures(volume, segmentation, BOTTOM)
+        shown["axial"] = views.slice_pictures(volume, segmentation, TOP)["axial"]
+        shown["3d"] = views.surface_picture(segmentation, TOP)
         save(window(pixels(module.frame), shown), REPOSITORY / "Resources" / "Screenshots" / "slicer.png")
     finally:
         module.close()

@@ -124,7 +124,7 @@ def surface_picture(segmentation: Any, size: tuple[int, int]) -> Rgb:
     window.SetSize(*size)
     window.AddRenderer(renderer)
     renderer.ResetCamera()
-    camera.Zoom(1.35)
+    camera.Zoom(1.1)
     window.Render()
     grab = vtk.vtkWindowToImageFilter()
     grab.SetInput(window)
