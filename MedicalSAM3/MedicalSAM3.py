@@ -81,12 +81,12 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._isUpdating = False
         self.ui.diagnosticsButton.connect("clicked()", self.copyDiagnostics)
         self.ui.installButton.connect("clicked()", self.onInstall)
-        self.ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.update)
+        self.ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onVolume)
         self._shortcuts = [self._shortcut(keys) for keys in RUN_KEYS]
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneCloses)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.update)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.update)
-        self.update()
+        self.onVolume()
 
     def cleanup(self) -> None:
         """Leave nothing running or observed; called by Slicer on unloading and reloading."""
@@ -102,6 +102,19 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The user comes back to the panel: the scene may have changed."""
         self.options.showVolume()
         self.options.showSegments()
+        self.update()
+
+    def onVolume(self, *ignored: object) -> None:
+        """Another volume was chosen. It may get its voxels later: it is watched."""
+        event, volume = slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self.ui.inputSelector.currentNode()
+        self.removeObservers(self.onVoxels)
+        if volume is not None:
+            self.addObserver(volume, event, self.onVoxels)
+        self.update()
+
+    def onVoxels(self, *ignored: object) -> None:
+        """The chosen volume has got other voxels."""
+        self.options.showVolume()
         self.update()
 
     def onSceneCloses(self, *ignored: object) -> None:

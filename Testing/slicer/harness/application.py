@@ -19,6 +19,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from Testing.slicer import mrml
 from Testing.slicer.harness import qt_modules
 from Testing.slicer.harness.forms import FormLoader
+from Testing.slicer.harness.mrml_widgets import qMRMLNodeComboBox
 from Testing.slicer.harness.pythonqt import like_pythonqt
 
 MODULE = Path(__file__).resolve().parents[3] / "MedicalSAM3"
@@ -149,6 +150,8 @@ class Module:
         self.widget.setup()
         self.frame.resize(*size)
         self.frame.show()
+        self.frame.activateWindow()
+        slicer.app.processEvents()
         if hasattr(self.widget, "enter"):
             self.widget.enter()
         return self.widget
@@ -159,6 +162,8 @@ class Module:
             if hasattr(self.widget, "exit"):
                 self.widget.exit()
             self.widget.cleanup()
+            for box in self.frame.findChildren(qMRMLNodeComboBox):
+                box.setMRMLScene(None)
             self.frame.delete()
             self.widget = None
 

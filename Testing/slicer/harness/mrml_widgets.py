@@ -178,6 +178,10 @@ class _Collapsible(QFrame):
 
     collapsed = Property("bool", _read_collapsed, _write_collapsed)
 
+    def showEvent(self, event: Any) -> None:
+        super().showEvent(event)
+        self._head.raise_()  # above what was made after it
+
     def resizeEvent(self, event: Any) -> None:
         super().resizeEvent(event)
         self._head.setGeometry(0, 0, QWidget.width(self), self._height)
