@@ -24,11 +24,10 @@ LOOKS = (
 
 @dataclass(frozen=True)
 class KeptSegment:
-    """A segment as it was before it was replaced: with its mask, place in the list and look."""
+    """A segment as it was before it was replaced: with its mask and its look."""
 
     segmentId: str
     segment: Any
-    index: int
     look: dict[str, Any] | None
 
 
@@ -40,13 +39,19 @@ class Change:
         node: The segmentation node.
         nodes: Nodes that were added with it: itself where it is new, and those of a sequence.
         added: IDs of new segments.
-        kept: Segments that were replaced, in the order of the list.
+        kept: Segments that were replaced.
+        order: IDs of all segments as they stood before.
     """
 
     node: Any
     nodes: list[Any] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     kept: list[KeptSegment] = field(default_factory=list)
+    order: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.node is not None:
+            self.order = tuple(self.node.GetSegmentation().GetSegmentIDs())
 
     def remove(self, segmentId: str) -> None:
         """Remove a segment and keep what is needed to bring it back."""
@@ -68,7 +73,7 @@ class Change:
         elif not mine:
             return False
         for node in mine:
-            slicer.mrmlScene.RemoveNode(node)
+            removeNode(node)
         return True
 
     def _restore(self) -> None:
@@ -76,8 +81,11 @@ class Change:
         for segmentId in self.added:
             if inner.GetSegment(segmentId) is not None:
                 inner.RemoveSegment(segmentId)
-        for kept in sorted(self.kept, key=lambda one: one.index):
-            putSegment(self.node, kept.segmentId, kept.segment, kept.index, kept.look)
+        for kept in self.kept:
+            putSegment(self.node, kept.segmentId, kept.segment, None, kept.look)
+        there = [segmentId for segmentId in self.order if inner.GetSegment(segmentId) is not None]
+        for index, segmentId in enumerate(there):
+            inner.SetSegmentIndex(segmentId, index)
 
 
 def revertAll(changes: Sequence[Change]) -> bool:
@@ -97,7 +105,7 @@ def keep(node: Any, segmentId: str) -> KeptSegment:
     segment.SetLabelValue(1)
     display = node.GetDisplayNode()
     look = {name: getattr(display, f"GetSegment{name}")(segmentId) for name in LOOKS} if display else None
-    return KeptSegment(segmentId, segment, inner.GetSegmentIndex(segmentId), look)
+    return KeptSegment(segmentId, segment, look)
 
 
 def putSegment(node: Any, segmentId: str, segment: Any, index: int | None, look: Any) -> None:
@@ -114,6 +122,14 @@ def putSegment(node: Any, segmentId: str, segment: Any, index: int | None, look:
     if look is not None and node.GetDisplayNode() is not None:
         for name, value in look.items():
             getattr(node.GetDisplayNode(), f"SetSegment{name}")(segmentId, value)
+
+
+def removeNode(node: Any) -> None:
+    """Remove a node and what shows it."""
+    if node.IsA("vtkMRMLDisplayableNode"):
+        for number in reversed(range(node.GetNumberOfDisplayNodes())):
+            slicer.mrmlScene.RemoveNode(node.GetNthDisplayNode(number))
+    slicer.mrmlScene.RemoveNode(node)
 
 
 def isInScene(node: Any) -> bool:

@@ -11,6 +11,9 @@ import pytest
 
 HAS_SLICER = find_spec("slicer") is not None
 
+if HAS_SLICER:
+    from Testing.slicer import mrml  # what the files of the module import must be there before them
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked ``slicer``."""
@@ -23,8 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def scene() -> Iterator[Any]:
     """An empty scene."""
-    from Testing.slicer import mrml
-
     scene = mrml.boot()
     scene.Clear(0)
     yield scene

@@ -17,6 +17,11 @@ os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 import slicer
 import vtk
 
+if "slicer.i18n" not in sys.modules:  # a part of the application that every file of the module imports
+    _i18n = types.ModuleType("slicer.i18n")
+    _i18n.tr = lambda text: text  # type: ignore[attr-defined]
+    sys.modules["slicer.i18n"] = _i18n
+
 LOGICS = {
     "Colors": "ColorLogic",
     "Units": "UnitsLogic",
@@ -30,11 +35,7 @@ LOGICS = {
 
 
 def boot() -> Any:
-    """Give ``slicer`` a scene, logics and translations, once a process; what others gave it stays. The scene."""
-    if "slicer.i18n" not in sys.modules:
-        module = types.ModuleType("slicer.i18n")
-        module.tr = lambda text: text  # type: ignore[attr-defined]
-        sys.modules["slicer.i18n"] = module
+    """Give ``slicer`` a scene and logics, once a process; what others gave it stays. The scene."""
     if getattr(slicer, "mrmlScene", None) is not None:
         return slicer.mrmlScene
     home = Path(tempfile.mkdtemp(prefix="slicer-home-"))

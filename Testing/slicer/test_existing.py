@@ -72,7 +72,7 @@ def test_only_inside_a_segment(logic: Any, volume: Any, drawn: Any) -> None:
 
 def test_a_segment_on_another_grid_counts_where_it_lies(logic: Any, volume: Any, drawn: Any) -> None:
     finer = mrml.OBLIQUE @ np.diag([0.5, 0.5, 0.5, 1])
-    mrml.addSegment(drawn, "fine", np.ones((20, 20, 20), bool), finer)
+    mrml.addSegment(drawn, "fine", np.ones((8, 20, 20), bool), finer)
     result = logic.segment(volume, ["spleen", "zorp"], drawn, overlap="exclusive")
     assert [outcome.state for outcome in result.outcomes] == ["not_found", "found"]
 

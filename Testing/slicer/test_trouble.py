@@ -275,28 +275,15 @@ def test_cancel_while_the_volume_is_sent(
             runs[0].cancel()
             onBytes(done, total)
 
+        until(lambda: runs)
         return real(http, array, affine, facts, cancelled)
 
     monkeypatch.setattr(client_module.client_upload, "send_array", send)
-    monkeypatch.setattr("MedicalSAM3.MedicalSAM3Slicer.engine_work.Progress.__init__", slowly(runs), raising=False)
     run = logic.start(volume, "liver")
     runs.append(run)
     until(lambda: not run._thread.is_alive())
     assert run.state == "cancelled"
     assert not any(request == "POST /v1/jobs" for request in world.requests)
-
-
-def slowly(runs: list[Any]) -> Any:
-    """Progress as it is, but not before the test knows the run."""
-    from MedicalSAM3.MedicalSAM3Slicer.task import Progress
-
-    real = Progress.__init__
-
-    def init(self: Any, *arguments: Any, **named: Any) -> None:
-        until(lambda: runs)
-        real(self, *arguments, **named)
-
-    return init
 
 
 def test_a_callback_that_raises_cancels(slow_logic: Any, slow_world: World, volume: Any) -> None:
