@@ -34,6 +34,7 @@ def module() -> Iterator[Module]:
     boot()
     sys.modules["qt"].QSettings().clear()
     slicer.mrmlScene.Clear(0)
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)  # as the application has it
     pythonqt.FAULTS.clear()
     module = Module()
     yield module
