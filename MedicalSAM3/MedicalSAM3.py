@@ -189,7 +189,9 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.update()
 
     def _batchQuestion(self) -> tuple[list[str], Any]:
-        return self.concepts.concepts(), self.options.options(self.options.againChoice() or "replace", self.models.model())
+        return self.concepts.concepts(), self.options.options(
+            self.options.againChoice() or "replace", self.models.model()
+        )
 
 
 class MedicalSAM3Test(ScriptedLoadableModuleTest):

@@ -125,7 +125,9 @@ def putSegment(node: Any, segmentId: str, segment: Any, index: int | None, look:
 
 
 def removeNode(node: Any) -> None:
-    """Remove a node and what shows it."""
+    """Remove a node, what shows it and what would store it."""
+    if node.IsA("vtkMRMLStorableNode") and node.GetStorageNode() is not None:
+        slicer.mrmlScene.RemoveNode(node.GetStorageNode())
     if node.IsA("vtkMRMLDisplayableNode"):
         for number in reversed(range(node.GetNumberOfDisplayNodes())):
             slicer.mrmlScene.RemoveNode(node.GetNthDisplayNode(number))

@@ -136,9 +136,9 @@ def _installTorch() -> None:
         installed = logic.installTorch(askConfirmation=True)
     except Exception as error:  # a half installation raises TypeError and others
         raise UserError(
-            _("torch could not be installed ({reason}). Repair it in the PyTorch module, then press Install again.").format(
-                reason=type(error).__name__
-            )
+            _(
+                "torch could not be installed ({reason}). Repair it in the PyTorch module, then press Install again."
+            ).format(reason=type(error).__name__)
         ) from error
     if installed is None:
         raise UserError(_("torch was not installed."))

@@ -84,13 +84,12 @@ class SequenceRun(Run):
         segmentations.SetIndexType(sequence.GetIndexType())
         for number, node in enumerate(nodes):
             segmentations.SetDataNodeAtValue(node, sequence.GetNthIndexValue(number))
-        shown = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-        shown.Copy(segmentations.GetNthDataNode(max(0, browser.GetSelectedItemNumber())))
+        browser.AddSynchronizedSequenceNode(segmentations)
+        slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)  # makes the node that shows them
+        shown = browser.GetProxyNode(segmentations)
         shown.SetName(name)
         shown.SetAttribute(OURS, "1")
         shown.CreateDefaultDisplayNodes()
-        browser.AddSynchronizedSequenceNode(segmentations)
-        browser.AddProxyNode(shown, segmentations, False)
         belongTo(shown, self.volume)
-        self.changes = [Change(shown, nodes=[shown, segmentations])]
+        self.changes = [Change(None, nodes=[segmentations, shown])]
         return shown

@@ -55,7 +55,11 @@ class ConceptsPart:
     """
 
     def __init__(
-        self, ui: Any, complete: Callable[[str, int], list[str]], onChange: Callable[[], None], onRun: Callable[[], None]
+        self,
+        ui: Any,
+        complete: Callable[[str, int], list[str]],
+        onChange: Callable[[], None],
+        onRun: Callable[[], None],
     ) -> None:
         self.ui, self._complete, self._onChange, self._onRun = ui, complete, onChange, onRun
         self._filling = False
@@ -67,7 +71,7 @@ class ConceptsPart:
         self._completer.connect("activated(QString)", self.take)
         self._keys = PopupKeys(self.takeCurrent, self._runFromPopup)
         self._completer.popup().installEventFilter(self._keys)  # after the completer's own: it is asked first
-        ui.presetBox.addItems([_(name) for name in PRESETS])
+        ui.presetBox.addItems(presetTitles())
         ui.hintLabel.setTextInteractionFlags(qt.Qt.TextBrowserInteraction)
         self._showHistory()
         ui.conceptsEdit.connect("textChanged()", self._changed)
@@ -163,7 +167,7 @@ class ConceptsPart:
     def _hint(self) -> None:
         """Say what may be wrong with the text; a word that is not known is allowed."""
         hints = [
-            _("\"{start}...\" is longer than the model reads (about 25 words); shorten it.").format(
+            _('"{start}..." is longer than the model reads (about 25 words); shorten it.').format(
                 start=html.escape(phrase[:20])
             )
             for phrase in self.concepts()
@@ -185,6 +189,20 @@ class ConceptsPart:
     def _correct(self, link: str) -> None:
         wrong, right = html.unescape(link).split("|", 1)
         self.setText(re.sub(re.escape(wrong), right, self.ui.conceptsEdit.plainText, count=1))
+
+
+def presetTitles() -> list[str]:
+    """The regions of ``PRESETS``, in their order, for users."""
+    titles = {
+        "Head": _("Head"),
+        "Neck": _("Neck"),
+        "Chest": _("Chest"),
+        "Abdomen": _("Abdomen"),
+        "Pelvis": _("Pelvis"),
+        "Spine": _("Spine"),
+        "Tumours": _("Tumours"),
+    }
+    return [titles[name] for name in PRESETS]
 
 
 def readHistory() -> list[str]:

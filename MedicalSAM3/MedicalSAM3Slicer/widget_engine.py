@@ -106,7 +106,9 @@ class EnginePart:
             self.say(str(error))
             return
         self.say(_("Asking the engine..."))
-        self._ticker.follow(self._task, lambda task: self.say(progressText(task.progress)), lambda t: self._end(t, then))
+        self._ticker.follow(
+            self._task, lambda task: self.say(progressText(task.progress)), lambda t: self._end(t, then)
+        )
         self.update()
 
     def _end(self, task: Any, then: Callable[[Any], None]) -> None:

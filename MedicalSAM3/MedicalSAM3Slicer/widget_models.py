@@ -96,7 +96,9 @@ class ModelsPart:
         ui.verifyButton.enabled = state in ("ready", "broken") and not busy
         ui.verifyButton.toolTip = _("Compare every file with its checksum.") if state else _("Choose a model first.")
         ui.removeButton.enabled = own
-        ui.removeButton.toolTip = _("Delete its files.") if own else _("Only a model that was downloaded can be removed.")
+        ui.removeButton.toolTip = (
+            _("Delete its files.") if own else _("Only a model that was downloaded can be removed.")
+        )
         ui.modelNoticeLabel.visible = bool(entry and entry.get("demonstration"))
 
     def _do(self, begin: Callable[[], Any], then: Callable[[Any], None], showsBar: bool = True) -> None:
@@ -132,7 +134,9 @@ class ModelsPart:
         while self.ui.modelBox.count > 1:
             self.ui.modelBox.removeItem(1)
         for entry in models:
-            self.ui.modelBox.addItem(_("{title} ({state})").format(title=entry["title"], state=stateName(entry["state"])))
+            self.ui.modelBox.addItem(
+                _("{title} ({state})").format(title=entry["title"], state=stateName(entry["state"]))
+            )
         self.ui.modelBox.currentIndex = self._names.index(chosen) if chosen in self._names else 0
 
     def _chosen(self, *ignored: object) -> None:

@@ -172,7 +172,9 @@ def cells(outcome: Outcome) -> list[str]:
         "" if outcome.presence is None else f"{outcome.presence:.2f}",
         "" if outcome.confidence is None else f"{outcome.confidence:.2f}",
         f"{outcome.volumeMl:.1f}" if found else "",
-        ", ".join(slices + (more if len(outcome.reviewSlices) > MOST_SLICES_SHOWN else [])) if found else outcome.reason,
+        ", ".join(slices + (more if len(outcome.reviewSlices) > MOST_SLICES_SHOWN else []))
+        if found
+        else outcome.reason,
     ]
 
 

@@ -51,7 +51,12 @@ def test_a_wrong_entry_is_found(copy: Path, change: dict, said: str) -> None:
         ("MedicalSAM3/MedicalSAM3.py", "import qt\n", "import qt\nimport torch\n", checks.file_scope),
         ("MedicalSAM3/MedicalSAM3.py", "import qt\n", "import qt\nprint(1)\n", checks.file_scope),
         ("MedicalSAM3/MedicalSAM3.py", "import qt\n", "import qt\nfor x in ():\n    pass\n", checks.file_scope),
-        ("MedicalSAM3/MedicalSAM3Slicer/install.py", "(list(plan.missing))", '("torch")', checks.torch_by_its_extension),
+        (
+            "MedicalSAM3/MedicalSAM3Slicer/install.py",
+            "(list(plan.missing))",
+            '("torch")',
+            checks.torch_by_its_extension,
+        ),
         ("MedicalSAM3/Resources/UI/MedicalSAM3.ui", "removeButton", "otherButton", checks.downloads_can_be_removed),
         ("MedicalSAM3/README.md", "## Tutorial", "## Other", checks.module_readme),
     ],

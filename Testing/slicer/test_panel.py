@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +129,7 @@ def test_module_file_defines_the_classes_that_slicer_looks_for(sources: dict[str
 
 
 def test_installation_lists_what_the_library_and_its_server_need(repository: Path, sources: dict[str, str]) -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11 and later
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["server"]]
     listed = re.findall(r'"([\w-]+>=[\d.]+)"', sources["install.py"].partition('"""Those of')[0])

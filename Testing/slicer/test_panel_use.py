@@ -108,7 +108,10 @@ def test_typed_concepts_become_segments_and_what_is_missing_is_named(asking: Any
     wait_for(lambda: slow_world.engines.running)
     slow_world.finish()
     wait_for(lambda: not asking.run.isRunning())
-    assert [line[:2] for line in lines(asking.ui.resultsTable)] == [["liver", "found"], ["urinary bladder", "not found"]]
+    assert [line[:2] for line in lines(asking.ui.resultsTable)] == [
+        ["liver", "found"],
+        ["urinary bladder", "not found"],
+    ]
     assert "1 of 2 found. Not found: urinary bladder." in asking.ui.statusLabel.text
     assert segment_names(asking.results.segmentation()) == ["liver"]
     assert asking.ui.segmentButton.text == "Segment"

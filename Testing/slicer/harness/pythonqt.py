@@ -126,9 +126,7 @@ def find_signal(sender: Any, signal: str) -> Any:
         raise AttributeError(f"{meta.className()} has no signal {signal}.")
     bound = object.__getattribute__(sender, name)
     arguments = tuple(part for part in types.rstrip(")").split(",") if part)
-    overloads = [
-        method for method in signals_of(meta) if method.split("(")[0] == name
-    ]
+    overloads = [method for method in signals_of(meta) if method.split("(")[0] == name]
     if len(overloads) <= 1:
         return bound
     python = {"bool": bool, "int": int, "QString": str, "double": float}
