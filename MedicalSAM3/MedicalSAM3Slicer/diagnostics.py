@@ -23,11 +23,11 @@ def diagnostics(engine: EngineSettings, model: str, said: Sequence[str]) -> str:
     """
     from MedicalSAM3Lib import __version__
 
-    app: Any = slicer.app
+    version: Any = slicer.app.applicationVersion
     missing = [name(one) for one in (TORCH, *REQUIREMENTS) if not isMet(one)]
     lines = [
         f"MedicalSAM3 {__version__}",
-        f"Slicer {app.applicationVersion}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        f"Slicer {version}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         f"Engine: {engine.kind}; address {_given(engine.url)}, token {_given(engine.token)}, "
         f"certificate {_given(engine.certificate)}, Python of its own: {_given(engine.python)}",
         f"Model: {model}",

@@ -1,7 +1,7 @@
 """What the local engine needs in Slicer's own Python, how large it is, and installing it. Only ever on request.
 
 torch comes from Slicer's PyTorch extension, which knows the graphics card; the rest from the package index, by
-``slicer.packaging`` where Slicer has it. Both keep what Slicer carries itself. Nothing is imported before it is asked for.
+``slicer.packaging`` where Slicer has it. Both keep what Slicer carries itself. Nothing is imported before that.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class ResultsPart:
         """Enable what can be done, and say of the rest why not."""
         outcome, node = self.chosen(), self.segmentation()
         hasSlices = outcome is not None and bool(outcome.reviewSlices)
-        self._set(self.ui.reviewButton, hasSlices, _("Go to the next slice of this concept where the model was unsure."),
+        self._set(self.ui.reviewButton, hasSlices, _("Go to its next slice where the model was unsure."),
                   _("Choose a concept with slices to look at."))  # fmt: skip
         nothing = _("Nothing was found yet.")
         self._set(self.ui.show3DButton, node is not None,

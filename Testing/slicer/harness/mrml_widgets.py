@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from PySide6.QtCore import Property, Qt, Signal
 from PySide6.QtWidgets import QComboBox, QFrame, QLineEdit, QToolButton, QVBoxLayout, QWidget
@@ -29,7 +29,7 @@ class qMRMLWidget(PythonQt, _qMRMLWidget):
     """Hands the scene on to what the form connects to it."""
 
     is_stand_in = True
-    SIGNALS = {"mrmlSceneChanged(vtkMRMLScene*)": "sceneChanged"}
+    SIGNALS: ClassVar = {"mrmlSceneChanged(vtkMRMLScene*)": "sceneChanged"}
 
 
 class _NodeBox(QWidget):
@@ -143,7 +143,7 @@ class qMRMLNodeComboBox(PythonQt, _NodeBox):
     """Chooses a node of the scene."""
 
     is_stand_in = True
-    SIGNALS = {
+    SIGNALS: ClassVar = {
         "currentNodeChanged(vtkMRMLNode*)": "nodeChanged",
         "currentNodeIDChanged(QString)": "nodeIDChanged",
     }
@@ -199,7 +199,7 @@ class ctkCollapsibleButton(PythonQt, _Collapsible):
     """A section that opens and closes."""
 
     is_stand_in = True
-    SIGNALS = {"contentsCollapsed(bool)": "contentsCollapsed"}
+    SIGNALS: ClassVar = {"contentsCollapsed(bool)": "contentsCollapsed"}
 
 
 class _PathEdit(QWidget):
@@ -227,7 +227,7 @@ class ctkPathLineEdit(PythonQt, _PathEdit):
     """A path, typed or picked."""
 
     is_stand_in = True
-    SIGNALS = {"currentPathChanged(QString)": "pathChanged"}
+    SIGNALS: ClassVar = {"currentPathChanged(QString)": "pathChanged"}
 
 
 CLASSES = {cls.__name__: cls for cls in (qMRMLWidget, qMRMLNodeComboBox, ctkCollapsibleButton, ctkPathLineEdit)}
