@@ -64,11 +64,11 @@ def cancelled(logic: Any, volume: Any, world: World) -> None:
     """Cancel a run that an engine holds."""
     world.engines.at_once = False
     task = logic.start(volume, ["liver"])
-    jobId = world.order().job_id
+    job_id = world.order().job_id
     began = time.perf_counter()
     task.cancel()
     print(f"cancel          {time.perf_counter() - began:6.3f} s until the panel is free")
-    until(lambda: jobId in world.engines.cancelled)
+    until(lambda: job_id in world.engines.cancelled)
     print(f"                {time.perf_counter() - began:6.3f} s until the engine is told")
 
 
