@@ -25,13 +25,11 @@ class Connection:
     Attributes:
         settings: Which engine.
         sent: Key of a volume to its name at the engine that is connected now.
-        notices: What a user should know of the engine that is connected now.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
         self.sent: dict[tuple, str] = {}
-        self.notices: list[str] = []
         self.local = LocalEngine(settings) if settings.kind == "local" else None
         self._client: Client | None = None
         self._lock = threading.Lock()
@@ -68,7 +66,7 @@ class Connection:
                 certificate=self.settings.certificate or None,
                 attempts=ATTEMPTS,
             )
-        self.notices = client.check()
+        client.check()
         self.sent.clear()
         self._client = client
 

@@ -190,5 +190,5 @@ def _fetch(task: ThreadTask, client: Client, job: Mapping[str, Any], volume: Vol
         axis=2 - input_axis(canonical_of(volume.ijkToLps), report["run"]["axis"]),
         shapeKji=shape,
         model=f"{model.get('name', '')} {model.get('weights_hash', '')[:12]}".strip(),
-        notices=tuple(job["notices"]),
+        notices=(*client.check(), *job["notices"]),  # by now the engine knows which model it has
     )

@@ -123,7 +123,7 @@ class Run(ThreadTask):
             self.changes = [change]
         voxelMl = float(abs(np.linalg.det((toWorld(self.volume) @ local)[:3, :3]))) / 1000.0
         outcomes = outcomesOf(answer, self.question, pieces, added, voxelMl)
-        return RunResult(outcomes, target, (*self._connection.notices, *answer.notices))
+        return RunResult(outcomes, target, answer.notices)
 
     def _whyGone(self) -> str:
         if not isInScene(self.volume):

@@ -59,7 +59,7 @@ class SequenceRun(Run):
         if any(outcome.state == "found" for outcome in outcomes):
             shown = self._show(browser, sequence, nodes)
         notices = dict.fromkeys(notice for answer in answers for notice in answer.notices)
-        return RunResult(tuple(outcomes), shown, (*self._connection.notices, *notices))
+        return RunResult(tuple(outcomes), shown, tuple(notices))
 
     def _segmentFrame(self, frame: Any, answer: Answer) -> tuple[Any, tuple[Outcome, ...]]:
         """A segmentation node outside the scene, and what is in it."""

@@ -1,4 +1,4 @@
-"""What is in the scene already: other segments stay to the byte, concepts are replaced or added, one step undoes all."""
+"""What is in the scene already: others stay to the byte, concepts are replaced or added, one step undoes all."""
 
 from __future__ import annotations
 

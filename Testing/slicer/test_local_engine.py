@@ -73,7 +73,7 @@ def test_a_typed_concept_becomes_a_segment_and_a_killed_engine_starts_anew(logic
 
 def test_an_engine_that_does_not_start_says_why(logic: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_engine, "MODULE", "no_such_module")
-    with pytest.raises(UserError, match="The engine did not start: .*No module named no_such_module"):
+    with pytest.raises(UserError, match=r"The engine did not start: .*No module named no_such_module"):
         logic.testEngine().wait()
     assert logic.freeMemory().wait() == 0
 

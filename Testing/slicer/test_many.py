@@ -104,7 +104,7 @@ def test_trim_keeps_every_voxel_in_the_smallest_box(voxels: list[tuple[int, int,
     assert trimmed is not None
     inner, (k0, k1, j0, j1, i0, i1) = trimmed
     assert (k1 - k0, j1 - j0, i1 - i0) == inner.shape
-    assert {tuple(at) for at in np.argwhere(inner) + [k0 - 10, j0 - 20, i0 - 30]} == set(voxels)
+    assert {tuple(at) for at in np.argwhere(inner) + np.array([k0 - 10, j0 - 20, i0 - 30])} == set(voxels)
     assert all(inner.any(axis=tuple({0, 1, 2} - {axis}))[[0, -1]].all() for axis in range(3))
 
 
