@@ -1,4 +1,4 @@
-"""What opening the panel loads, in a process of its own: Slicer, numpy, the standard library, and our own light part."""
+"""What opening the panel loads, in a process of its own: Slicer, numpy, the standard library, our light part."""
 
 from __future__ import annotations
 
