@@ -45,7 +45,7 @@ def pid(logic: Any) -> int:
 
 def test_a_typed_concept_becomes_a_segment_and_a_killed_engine_starts_anew(logic: Any) -> None:
     ct = read_volume(sample_path())
-    volume = mrml.volume(ct.array[8:12].astype(np.int16), np.diag([-1, -1, 1, 1]) @ ct.ijk_to_lps)
+    volume = mrml.volume(ct.array[9:11].astype(np.int16), np.diag([-1, -1, 1, 1]) @ ct.ijk_to_lps)
     seen: list[Any] = []
     result = logic.segment(
         volume, ["liver", "uterus"], onProgress=seen.append, modality="CT", settings={"mode": "detect"}
