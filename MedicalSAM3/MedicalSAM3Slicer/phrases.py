@@ -46,6 +46,6 @@ def completions(typed: str, limit: int) -> list[str]:
 
 
 def likelyMeant(phrase: str) -> str:
-    """The name that was probably meant by a phrase that the vocabulary has not; "" where it has it or nothing is near."""
+    """The name that was probably meant by a phrase that the vocabulary has not; "" where there is none."""
     meant = None if find_concept(phrase) else likely(phrase)
     return meant.name if meant else ""
