@@ -18,6 +18,7 @@ import slicer
 from MedicalSAM3.MedicalSAM3Slicer.logic import EngineSettings, MedicalSAM3Logic, RunOptions
 from MedicalSAM3.MedicalSAM3Slicer.task import UserError
 from MedicalSAM3Lib import client as client_module
+from MedicalSAM3Lib import client_check
 from MedicalSAM3Lib.tokens import Token
 from Testing.slicer import mrml
 from Testing.slicer.engine_world import World, serving_world, until
@@ -163,7 +164,7 @@ def test_a_wrong_token(scene: Any, tmp_path: Path, volume: Any) -> None:
 
 
 def test_an_old_server(logic: Any, volume: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "API", "2")
+    monkeypatch.setattr(client_check, "API", "2")
     with pytest.raises(UserError, match="Expected a server of interface 2, got 1; update the server"):
         logic.segment(volume, "liver")
 
