@@ -32,7 +32,7 @@ from MedicalSAM3Lib.memory import Direction, MemoryLimits, out_of_reach
 from MedicalSAM3Lib.objects import SliceObjects, iou
 from MedicalSAM3Lib.structures import OnProgress, Progress
 from MedicalSAM3Lib.tracker_steps import Answer, Recalled, SliceImage
-from MedicalSAM3Lib.walks import Remembered, Seen, Track, TrackedMask, Walk, gather
+from MedicalSAM3Lib.walks import Remembered, Seen, Track, TrackedMask, Walk, gather, masks_by_slice
 
 STAGE = "tracking"
 
@@ -121,12 +121,12 @@ def _unexplained(
     found: Mapping[tuple[int, int], SliceObjects], tracks: Sequence[Track]
 ) -> dict[tuple[int, int], SliceObjects]:
     """The objects that may start a track and that none of some tracks explains; slices without such are left out."""
-    left = {}
-    for (concept, n), objects in found.items():
-        masks = [track.masks[n].logits for track in tracks if track.concept == concept and n in track.masks]
+    left, tracked = {}, masks_by_slice(tracks)
+    for key, objects in found.items():
+        masks = [mask.logits for mask in tracked.get(key, ())]
         rest = objects.take((objects.scores >= NEW_SCORE) & ~explained(objects.logits, masks))
         if len(rest.scores):
-            left[concept, n] = rest
+            left[key] = rest
     return left
 
 
