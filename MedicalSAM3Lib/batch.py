@@ -17,68 +17,22 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from pathlib import Path
-from typing import Any, Literal
 
-from MedicalSAM3Lib import __version__
 from MedicalSAM3Lib.batch_cases import Case
 from MedicalSAM3Lib.batch_files import mark, read_case, write_case
+from MedicalSAM3Lib.batch_job import Job, Outcome, Plan, State, explain, now, record_of
 from MedicalSAM3Lib.batch_state import SEGMENTED, BatchFolder, fingerprint, input_hash
-from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.engine_port import Answer, Engines, Order
 from MedicalSAM3Lib.errors import InputError, MedicalSAM3Error, RunError
 
-State = Literal["done", "incomplete", "failed", "skipped", "failed_before"]
-
 PLACES_PER_ENGINE = 3
 """One is read, one is with the engine, one is written."""
+MOST_STARTS = 3
+"""Engines that end as often before any was ready will not come."""
 MOST_TRIES = 2
 """A case whose engine died is tried once more: perhaps it was not the case."""
 ENDS_ALL = ("weights", "disk_full")
 """What would fail every other case, too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a case; ``message`` says why where it failed."""
-
-    case_id: str
-    state: State
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is asked of every case.
-
-    Attributes:
-        settings: For all.
-        model: As the engines know it.
-        weights_hash: SHA-256 of its weights.
-        retry_failed: Whether to try again what failed before as it is.
-    """
-
-    settings: SegmentSettings
-    model: str
-    weights_hash: str
-    retry_failed: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A case on its way."""
-
-    case: Case
-    started: str
-    input_sha256: str = ""
-    key: str = ""
-    folder: Path = Path()
-    notices: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    tries: int = 0
-    given_s: float = 0.0
 
 
 class Batch:
@@ -96,9 +50,9 @@ class Batch:
     ) -> None:
         self._folder, self._engines, self._plan, self._on_outcome = folder, engines, plan, on_outcome
         self._state = threading.Condition(threading.RLock())
-        self._ready: deque[_Job] = deque()
-        self._running: dict[str, _Job] = {}
-        self._alive = 0
+        self._ready: deque[Job] = deque()
+        self._running: dict[str, Job] = {}
+        self._alive = self._workers = self._starts = 0
         self._fatal: MedicalSAM3Error | None = None
         self._stopping = False
         self._writers: Executor
@@ -109,15 +63,15 @@ class Batch:
         Raises:
             RunError: Something that concerns all cases: the model cannot be loaded, the disk is full.
         """
-        self._engines.start(self._heard, self._feed)
-        n = len(self._engines.states())
+        self._engines.start(self._heard, self._changed)
+        n = self._workers = len(self._engines.states())
         with ThreadPoolExecutor(n, "read") as readers, ThreadPoolExecutor(n, "write") as self._writers:
             try:
                 for case in cases:
                     self._wait_until(lambda: self._alive < PLACES_PER_ENGINE * n)
                     with self._state:
                         self._alive += 1
-                    readers.submit(self._guarded, self._read, _Job(case, _now()))
+                    readers.submit(self._guarded, self._read, Job(case, now()))
                 self._wait_until(lambda: self._alive == 0)
             finally:
                 self._stopping = True
@@ -130,7 +84,7 @@ class Batch:
             if self._fatal is not None:
                 raise self._fatal
 
-    def _guarded(self, stage: Callable[[_Job], None], job: _Job) -> None:
+    def _guarded(self, stage: Callable[[Job], None], job: Job) -> None:
         """Do a stage; whatever happens in it concerns this case alone."""
         if self._stopping:
             return
@@ -139,7 +93,7 @@ class Batch:
         except Exception as error:
             self._failed(job, *explain(error))
 
-    def _read(self, job: _Job) -> None:
+    def _read(self, job: Job) -> None:
         """Skip what is done; else get the case ready for an engine, or for writing where that is all that is left."""
         case, plan, start = job.case, self._plan, time.perf_counter()
         if case.problem:
@@ -163,10 +117,25 @@ class Batch:
         self._feed()
         return None
 
-    def _feed(self) -> None:
-        """Give what is ready to engines that are free."""
+    def _changed(self) -> None:
+        """An engine is ready, free or gone; where none ever gets ready, the batch ends."""
+        states = {engine.state for engine in self._engines.states()}
         with self._state:
-            while self._ready and not self._stopping:
+            if states == {"dead"} and not self._stopping:
+                self._starts += 1
+                if self._starts >= MOST_STARTS:
+                    self._end_all(
+                        RunError("Expected an engine to start, but each ended; see what medsam3 doctor says.")
+                    )
+            elif states & {"idle", "busy"}:
+                self._starts = 0
+        self._feed()
+
+    def _feed(self) -> None:
+        """Give what is ready to engines that are free. No more is given than there are engines, also for the moment
+        in which one is free and its last answer is not yet on disk: a kill costs a case an engine."""
+        with self._state:
+            while self._ready and not self._stopping and len(self._running) < self._workers:
                 job, job_id = self._ready[0], uuid.uuid4().hex
                 self._running[job_id] = job
                 job.given_s = time.perf_counter()
@@ -175,7 +144,7 @@ class Batch:
                     return
                 self._ready.popleft()
 
-    def _order(self, job: _Job, job_id: str) -> Order:
+    def _order(self, job: Job, job_id: str) -> Order:
         settings = self._plan.settings.model_dump(mode="json")
         volume, out = job.folder / "volume", job.folder / "results"
         return Order(job_id, "segment", volume, job.case.case_id, job.case.concepts, settings, self._plan.model, out)
@@ -201,82 +170,39 @@ class Batch:
         self._guarded(self._read, job)
         return None
 
-    def _write(self, job: _Job) -> None:
+    def _write(self, job: Job) -> None:
         start = time.perf_counter()
         new, report = write_case(job.folder, job.case.case_id, job.notices)
         failed = [finding for finding in report["findings"] if finding["state"] == "failed"]
         job.seconds["write"] = round(time.perf_counter() - start, 3)
         state: State = "incomplete" if failed else "done"
         reason = f"{failed[0]['phrase']}: {failed[0]['reason']}" if failed else ""
-        self._folder.keep(new, self._record(job, state, "concept" if failed else "", reason, report))
+        self._folder.keep(new, record_of(job, self._plan, state, "concept" if failed else "", reason, report))
         self._engines.drop_features([job.folder / "volume"])
         self._end(job, Outcome(job.case.case_id, state, reason))
 
-    def _failed(self, job: _Job, code: str, message: str) -> None:
+    def _failed(self, job: Job, code: str, message: str) -> None:
         for file in job.case.files[:1]:  # a message may name the file, and that its patient
             message = message.replace(str(file), job.case.case_id).replace(file.name, job.case.case_id)
         if code in ENDS_ALL:
-            with self._state:
-                self._fatal = RunError(message)
-                self._state.notify_all()
-            return
+            return self._end_all(RunError(message))
         try:
-            self._folder.keep_failure(self._record(job, "failed", code, message))
+            self._folder.keep_failure(record_of(job, self._plan, "failed", code, message))
         except MedicalSAM3Error as error:  # a folder that takes no line takes no result either
-            with self._state:
-                self._fatal = error
-                self._state.notify_all()
-            return
+            return self._end_all(error)
         self._end(job, Outcome(job.case.case_id, "failed", message))
+        return None
 
-    def _record(self, job: _Job, state: str, code: str, reason: str, report: Any = None) -> dict[str, Any]:
-        """The case's line in the manifest: no path and no name of an input."""
-        return {
-            "case": job.case.case_id,
-            "state": state,
-            "code": code,
-            "reason": reason,
-            "concepts": list(job.case.concepts),
-            "input_sha256": job.input_sha256,
-            "files": len(job.case.files),
-            "weights_sha256": self._plan.weights_hash,
-            "settings_sha256": self._plan.settings.digest(),
-            "fingerprint": job.key,
-            "version": __version__,
-            "started": job.started,
-            "finished": _now(),
-            "seconds": job.seconds,
-            "notices": report["run"]["notices"] if report else job.notices,
-            "software": report["software"] if report else {},
-            "model": report["model"]["name"] if report else self._plan.model,
-            "device": report["run"]["device"] if report else "",
-            "modality": report["input"]["modality"] if report else "",
-            "findings": report["findings"] if report else [],
-        }
+    def _end_all(self, error: MedicalSAM3Error) -> None:
+        """What happened concerns all cases."""
+        with self._state:
+            self._fatal = error
+            self._state.notify_all()
 
-    def _end(self, job: _Job, outcome: Outcome) -> None:
+    def _end(self, job: Job, outcome: Outcome) -> None:
         """The case gives its place back."""
         self._folder.remove_work(job.folder)
         with self._state:
             self._on_outcome(outcome)
             self._alive -= 1
             self._state.notify_all()
-
-
-def explain(error: BaseException) -> tuple[str, str]:
-    """Code and sentence of what ended a case, without a path: its name may be a patient's."""
-    import errno
-
-    if isinstance(error, MedicalSAM3Error):
-        return error.code, str(error)
-    if isinstance(error, MemoryError):
-        return "too_large", "There is not enough memory for this image; crop or resample it."
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "disk_full", "The disk of the results is full; make room and run it again."
-    if isinstance(error, OSError):
-        return "input", f"A file cannot be read or written: {(error.strerror or 'it refused').lower()}."
-    return "internal", f"Expected a complete image, got one that no reader understands ({type(error).__name__})."
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

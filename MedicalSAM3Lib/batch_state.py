@@ -2,9 +2,10 @@
 
 cases/ID/          a finished case, with ``case.json``, the line that it has in the manifest
 failed/ID.json     a case that failed at its last try
-.work/HASH/        a case on its way: ``volume/``, ``results/``, and ``segmented.json`` from when only writing is left
+.work/HASH-RUN/    a case on its way: ``volume/``, ``results/``, and ``segmented.json`` from when only writing is left
 
 A case is done when its folder is there with the fingerprint that is asked for. There is no list that could disagree.
+Each run has its own folders below ``.work``: the engine of a run that was killed may still write for a moment.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class BatchFolder:
 
     def __init__(self, root: Path) -> None:
         self.root, self._cases, self._failed, self._work = root, root / "cases", root / "failed", root / ".work"
+        self._run = uuid.uuid4().hex[:12]
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -95,9 +97,11 @@ class BatchFolder:
 
     def work_folder(self, key: str, case_id: str) -> tuple[Path, bool]:
         """A folder for a case on its way, and whether only writing is left of it."""
-        folder = self._work / hashlib.sha256(f"{key} {case_id}".encode()).hexdigest()[:32]
-        if (folder / SEGMENTED).is_file():
-            return folder, True
+        name = hashlib.sha256(f"{key} {case_id}".encode()).hexdigest()[:32]
+        for folder in self._work.glob(f"{name}-*"):
+            if (folder / SEGMENTED).is_file():
+                return folder, True
+        folder = self._work / f"{name}-{self._run}"
         shutil.rmtree(folder, ignore_errors=True)
         for name in ("volume", "results"):
             (folder / name).mkdir(parents=True)

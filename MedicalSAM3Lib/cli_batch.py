@@ -12,8 +12,8 @@ from MedicalSAM3Lib import cli_options as options
 from MedicalSAM3Lib.errors import RunError, WeightsError
 
 if TYPE_CHECKING:
-    from MedicalSAM3Lib.batch import Outcome, Plan
     from MedicalSAM3Lib.batch_cases import Cohort
+    from MedicalSAM3Lib.batch_job import Outcome, Plan
     from MedicalSAM3Lib.config import SegmentSettings
     from MedicalSAM3Lib.engine_port import Engines
 
@@ -111,7 +111,7 @@ def run(
         RunError: A case failed; the results of the others are written.
     """
     from MedicalSAM3Lib import registry
-    from MedicalSAM3Lib.batch import Plan
+    from MedicalSAM3Lib.batch_job import Plan
     from MedicalSAM3Lib.engine_process import EngineOptions
     from MedicalSAM3Lib.engines import ProcessEngines
 

@@ -1,13 +1,8 @@
-"""Engines for the tests of batches: in a thread, or as a process, with the oracle in the place of the model.
-
-python -m Testing.lib.batch_engine LOG ...      an engine process that notes in LOG each order that it begins
-"""
+"""Engines for the tests of batches: in threads, with the oracle in the place of the model."""
 
 from __future__ import annotations
 
-import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +11,6 @@ from MedicalSAM3Lib.config import make_settings
 from MedicalSAM3Lib.engine_port import Answer, EngineState, ModelFacts, OnAnswer, OnChange, Order
 from MedicalSAM3Lib.pipeline import segment_with_report
 from MedicalSAM3Lib.result_files import write_results
-from MedicalSAM3Lib.structures import Segmentation
 from Testing.lib.fakes import fake_model
 
 BANDS = {"lesion": (0.75, 1.5)}
@@ -32,19 +26,6 @@ def do(order: Order) -> Answer:
     except Exception as error:
         return Answer(order.job_id, "failed", engine_work.explain(error))
     return Answer(order.job_id, "done", {"notices": []})
-
-
-def without_pictures(replace: Callable[[object, str, object], None]) -> None:
-    """Let a batch write small files in place of its pictures."""
-    from MedicalSAM3Lib import batch_files
-
-    def thumbnails(folder: Path, _: object, segmentation: Segmentation) -> None:
-        for place, finding in enumerate(segmentation.findings):
-            if finding.state == "found":
-                (folder / f"{place}.jpg").write_bytes(b"picture")
-
-    replace(batch_files, "write_preview", lambda path, *_: path.write_bytes(b"picture"))
-    replace(batch_files, "write_thumbnails", thumbnails)
 
 
 class ThreadEngines:
@@ -94,34 +75,3 @@ class ThreadEngines:
 
     def stop(self) -> None:
         pass
-
-
-def _process(log: Path) -> int:
-    """An engine process: the real one's way to its parent, the oracle's answers."""
-    from MedicalSAM3Lib.engine import Engine, _listen, _take_over_stdout
-
-    class Workshop:
-        device, is_lost = "cpu", False
-
-        def warm_up(self) -> ModelFacts:
-            return ModelFacts("oracle", "0" * 64, True, False)
-
-        def do(self, order: Order, answer: Callable[[Answer], None], _is_cancelled: object) -> None:
-            with log.open("a", encoding="utf-8") as file:
-                file.write(order.volume_id + "\n")
-            time.sleep(0.02)
-            answer(do(order))
-
-        def drop_features(self, volumes: list[str] | None) -> int:
-            return 0
-
-    send = _take_over_stdout()
-    engine = Engine(Workshop, send)  # type: ignore[arg-type]
-    threading.Thread(target=_listen, args=(engine,), daemon=True).start()
-    return engine.work()
-
-
-if __name__ == "__main__":
-    import os
-
-    os._exit(_process(Path(sys.argv[1])))

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 
 from MedicalSAM3Lib import batch_page, cli, cli_batch, volume_files
-from MedicalSAM3Lib.batch import PLACES_PER_ENGINE, Batch, Outcome, Plan
+from MedicalSAM3Lib.batch import PLACES_PER_ENGINE, Batch
 from MedicalSAM3Lib.batch_cases import find_cases
+from MedicalSAM3Lib.batch_job import Outcome, Plan
 from MedicalSAM3Lib.batch_state import BatchFolder
 from MedicalSAM3Lib.config import make_settings
 from MedicalSAM3Lib.engine_port import Answer, Order
 from MedicalSAM3Lib.errors import OutputError, RunError
-from Testing.lib.batch_engine import ThreadEngines, do, without_pictures
+from Testing.lib.batch_engine import ThreadEngines, do
+from Testing.lib.batch_run import without_pictures
 from Testing.lib.file_worlds import write_dicom, write_series
 from Testing.lib.small_world import write_image
 
