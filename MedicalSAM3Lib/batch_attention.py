@@ -15,7 +15,7 @@ UNUSUAL = 3.5
 """Robust standard deviations of the logarithm of a volume."""
 LEAST_SPREAD = 0.1
 """Cohorts do not get so alike that 10 % more is unusual."""
-MOST_SLICES = 8
+MOST_RANGES = 6
 
 
 @dataclass(slots=True)
@@ -53,11 +53,22 @@ def attention(finding: Mapping[str, Any], usual: Usual) -> tuple[float, list[str
         reasons.append((20.0 - 40.0 * abs(presence - 0.5), "unsure whether it is there"))
     slices = finding["review_slices"]
     if slices:
-        more = " ..." if len(slices) > MOST_SLICES else ""
-        reasons.append((min(10.0, len(slices)), f"look at slices {', '.join(map(str, slices[:MOST_SLICES]))}{more}"))
+        reasons.append((min(10.0, len(slices)), f"look at slice{'s' * (len(slices) > 1)} {_ranges(slices)}"))
     if finding["confidence"] is not None and finding["confidence"] < 0.6:
         reasons.append((8.0, "low confidence"))
     return sum(score for score, _ in reasons), [reason for _, reason in reasons]
+
+
+def _ranges(slices: list[int]) -> str:
+    """[1, 2, 3, 7] as "1-3, 7"; the first few where there are many."""
+    runs: list[list[int]] = []
+    for number in slices:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    told = [str(first) if first == last else f"{first}-{last}" for first, last in runs[:MOST_RANGES]]
+    return ", ".join(told) + (" ..." if len(runs) > MOST_RANGES else "")
 
 
 def _distance(volume_ml: float, volumes: list[float]) -> tuple[float, float]:

@@ -35,7 +35,7 @@ Workers = Annotated[
 ]
 Devices = Annotated[
     str | None,
-    typer.Option("--devices", metavar="D,D", rich_help_panel=options.RUN, help="A process on each: cuda:0,cuda:1."),
+    typer.Option("--device", metavar="D,D", rich_help_panel=options.RUN, help="A process on each: cuda:0,cuda:1."),
 ]
 Threads = Annotated[
     int, typer.Option("--threads", min=0, rich_help_panel=options.RUN, help="Of the CPU a process; 0 shares the cores.")

@@ -9,7 +9,7 @@ from MedicalSAM3Lib.preview import TILE_INCHES, draw_tile, scene_of, tiles_of
 from MedicalSAM3Lib.preview_texts import BACKGROUND
 from MedicalSAM3Lib.structures import Segmentation, Volume
 
-SIDE = 220
+SIDE = 300
 """Pixels."""
 
 

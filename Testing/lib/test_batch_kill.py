@@ -83,7 +83,7 @@ class Cohort:
 
 
 def kill_at_a_moment(process: subprocess.Popen[bytes], cohort: Cohort, chance: random.Random) -> bool:
-    """Kill it after some cases were begun, or while it starts, and wait for its engines; return whether it was alive."""
+    """Kill it after some cases were begun, or while it starts, and wait for its engines; return if it was alive."""
     more = chance.randint(0, 5)
     deadline, wanted = time.monotonic() + PATIENCE_S, len(cohort.begun()) + more
     while len(cohort.begun()) < wanted and process.poll() is None and time.monotonic() < deadline:
