@@ -54,7 +54,7 @@ class Batch:
         self._running: dict[str, Job] = {}
         self._alive = self._workers = self._starts = 0
         self._fatal: MedicalSAM3Error | None = None
-        self._stopping = False
+        self._is_started = self._stopping = False
         self._writers: Executor
 
     def run(self, cases: Sequence[Case]) -> None:
@@ -63,7 +63,6 @@ class Batch:
         Raises:
             RunError: Something that concerns all cases: the model cannot be loaded, the disk is full.
         """
-        self._engines.start(self._heard, self._changed)
         n = self._workers = len(self._engines.states())
         with ThreadPoolExecutor(n, "read") as readers, ThreadPoolExecutor(n, "write") as self._writers:
             try:
@@ -110,12 +109,20 @@ class Batch:
             kept = json.loads((job.folder / SEGMENTED).read_text(encoding="utf-8"))
             job.notices, job.seconds = kept["notices"], kept["seconds"]
             return self._write(job)
+        self._start_engines()
         job.notices = read_case(case, job.folder / "volume")
         job.seconds["read"] = round(time.perf_counter() - start, 3)
         with self._state:
             self._ready.append(job)
         self._feed()
         return None
+
+    def _start_engines(self) -> None:
+        """For the first case that needs one, so that a run which finds all done loads no model."""
+        with self._state:
+            if not self._is_started and not self._stopping:
+                self._is_started = True
+                self._engines.start(self._heard, self._changed)
 
     def _changed(self) -> None:
         """An engine is ready, free or gone; where none ever gets ready, the batch ends."""

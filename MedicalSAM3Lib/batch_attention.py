@@ -39,7 +39,7 @@ class Usual:
 def attention(finding: Mapping[str, Any], usual: Usual) -> tuple[float, list[str]]:
     """How much a finding asks to be looked at (0: not at all), and why."""
     if finding["state"] == "failed":
-        return 100.0, [f"failed: {finding['reason']}"]
+        return 100.0, [finding["reason"]]
     reasons: list[tuple[float, str]] = []
     volumes, asked = usual.volumes_ml[finding["phrase"]], usual.asked[finding["phrase"]]
     if finding["state"] == "not_found" and asked >= ENOUGH and len(volumes) >= 0.8 * asked:

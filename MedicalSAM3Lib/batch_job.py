@@ -76,6 +76,7 @@ def record_of(job: Job, plan: Plan, state: State, code: str, reason: str, report
         "notices": report["run"]["notices"] if report else job.notices,
         "software": report["software"] if report else {},
         "model": report["model"]["name"] if report else plan.model,
+        "model_notice": report["model"]["notice"] if report else "",
         "device": report["run"]["device"] if report else "",
         "modality": report["input"]["modality"] if report else "",
         "findings": report["findings"] if report else [],

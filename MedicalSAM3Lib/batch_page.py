@@ -13,7 +13,7 @@ from typing import Any
 from MedicalSAM3Lib.atomic import replacing
 from MedicalSAM3Lib.batch_attention import Usual, attention
 from MedicalSAM3Lib.batch_files import PREVIEW, REPORT, THUMBNAILS
-from MedicalSAM3Lib.batch_tables import Records
+from MedicalSAM3Lib.batch_tables import SUMMARY, Records
 
 PAGE = "index.html"
 CASES_PER_PAGE = 100
@@ -30,10 +30,9 @@ h2 small{font-weight:400;font-size:13px;color:#94a0ab;margin-left:8px}a{color:#8
 table{border-collapse:collapse;margin:14px 0}th,td{text-align:left;vertical-align:top;padding:4px 18px 4px 0}
 caption{text-align:left;font-weight:600;color:#ff8a82;padding-bottom:2px}tr{border-top:1px solid #333a41}
 .tiles{display:flex;flex-wrap:wrap;gap:12px;margin-top:10px}.tile{width:240px;background:#1d2227;border-radius:6px;
-overflow:hidden}.tile.look{outline:2px solid #f2c46d}.tile img,.none{width:240px;height:240px;background:#000}
-.tile img{display:block}.none{display:grid;place-items:center;color:#94a0ab;font-size:17px}.text{padding:7px 10px 10px}
-.name{font-weight:600;overflow-wrap:anywhere}.name span{float:right;font-weight:400}
-.tile .why{font-size:13px;margin-top:3px}
+overflow:hidden}.tile.look{outline:2px solid #f2c46d}
+img{display:block;width:240px;height:240px}.text{padding:7px 10px 10px}.name{font-weight:600;overflow-wrap:anywhere}
+.name span{float:right;font-weight:400}.tile .why{font-size:13px;margin-top:3px}
 """
 
 
@@ -77,15 +76,16 @@ def _head(ranks: list[float], cases: list[dict[str, Any]], number: int, of: int)
     failed, to_look_at = sum(rank <= -FAILED for rank in ranks), sum(-FAILED < rank < 0 for rank in ranks)
     counts = [(failed, "failed or incomplete"), (to_look_at, "with something to look at"),
               (len(ranks) - failed - to_look_at, "without remark")]  # fmt: skip
-    model = next((f" Model: {escape(record['model'])}." for record in cases if record["findings"]), "")
+    notices = dict.fromkeys(record["model_notice"] for record in cases if record["findings"])
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>MedicalSAM3 batch</title>'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         f"style-src 'unsafe-inline'\"><style>{_STYLE}</style></head><body>"
         f"<h1>{len(ranks)} case{'s' * (len(ranks) != 1)}</h1>"
         f"<p>{', '.join(f'{count} {what}' for count, what in counts if count)}. What to look at first comes first, "
-        f"in the page and in each case. Slices are numbered from 0, as in the file.{model}</p>"
-        f'<p class="notice">{NOTICE}</p>' + (f"<p>Page {links}</p>" if of > 1 else "")
+        f'in the page and in each case. Slices are numbered from 0. All volumes: <a href="{SUMMARY}">{SUMMARY}</a></p>'
+        f'<p class="notice">{escape(" ".join([*filter(None, notices), NOTICE]))}</p>'
+        + (f"<p>Page {links}</p>" if of > 1 else "")
     )
 
 
@@ -98,35 +98,45 @@ def _without_answers(records: list[dict[str, Any]]) -> str:
 
 
 def _case(folder: Path, record: dict[str, Any], usual: Usual) -> str:
-    """A case with its pictures: those to look at first."""
+    """A case: what is missing and should not be, pictures of what was found, and what else is not there."""
     judged = [(place, finding, *attention(finding, usual)) for place, finding in enumerate(record["findings"])]
-    judged.sort(key=lambda one: (-one[2], one[1]["state"] != "found", one[0]))
+    judged.sort(key=lambda one: (-one[2], one[0]))
     look = "failed" if record["state"] != "done" else "look" if any(score for _, _, score, _ in judged) else ""
-    case_id = escape(record["case"])
+    case_id, place_of = escape(record["case"]), folder / "cases" / record["case"] / THUMBNAILS
     facts = ", ".join(filter(None, [record["modality"], f"{sum(record['seconds'].values()):.0f} s"]))
+    links = " ".join(f'<a href="cases/{case_id}/{file}">{file.split(".")[0]}</a>' for file in (PREVIEW, REPORT))
+    absent = [(finding, why) for _, finding, _, why in judged if finding["state"] != "found"]
+    missing = "".join(
+        f'<p class="why">{_absent(finding)}: {escape("; ".join(why))}</p>' for finding, why in absent if why
+    )
+    others = ", ".join(_absent(finding) for finding, why in absent if not why)
     notices = "".join(f"<p>{escape(notice)}</p>" for notice in record["notices"])
     tiles = "".join(
-        _tile(folder / "cases" / record["case"] / THUMBNAILS / f"{place}.jpg", finding, why)
-        for place, finding, _, why in judged
-    )
-    links = " ".join(f'<a href="cases/{case_id}/{file}">{file.split(".")[0]}</a>' for file in (PREVIEW, REPORT))
+        _tile(place_of / f"{place}.jpg", finding, why)
+        for place, finding, _, why in judged if finding["state"] == "found"
+    )  # fmt: skip
     return (
-        f'<section class="case {look}"><h2>{case_id}<small>{escape(facts)} {links}</small></h2>'
-        f'<div class="facts">{notices}</div><div class="tiles">{tiles}</div></section>\n'
+        f'<section class="case {look}"><h2>{case_id}<small>{escape(facts)} {links}</small></h2>{missing}'
+        f'<div class="tiles">{tiles}</div><div class="facts">{f"<p>{others}</p>" if others else ""}{notices}</div>'
+        "</section>\n"
     )
+
+
+def _absent(finding: dict[str, Any]) -> str:
+    presence = "" if finding["presence"] is None else f" (presence {finding['presence']:.2f})"
+    return f"<strong>{escape(finding['phrase'])}</strong> {finding['state'].replace('_', ' ')}{presence}"
 
 
 def _tile(picture: Path, finding: dict[str, Any], why: list[str]) -> str:
-    phrase, state = escape(finding["phrase"]), finding["state"]
-    shown = f'<div class="none">{escape(state.replace("_", " "))}</div>'
-    if state == "found" and picture.is_file():
+    phrase, shown = escape(finding["phrase"]), ""
+    if picture.is_file():
         data = base64.b64encode(picture.read_bytes()).decode("ascii")
         shown = f'<img alt="{phrase}" src="data:image/jpeg;base64,{data}">'
-    size = f"<span>{_millilitres(finding['volume_ml'])}</span>" if state == "found" else ""
     sure = [f"{name} {finding[name]:.2f}" for name in ("presence", "confidence") if finding[name] is not None]
     reasons = "".join(f'<div class="why">{escape(reason)}</div>' for reason in why)
     return (
-        f'<div class="tile{" look" * bool(why)}">{shown}<div class="text"><div class="name">{phrase}{size}</div>'
+        f'<div class="tile{" look" * bool(why)}">{shown}<div class="text">'
+        f'<div class="name">{phrase}<span>{_millilitres(finding["volume_ml"])}</span></div>'
         f'<div class="facts">{", ".join(sure)}</div>{reasons}</div></div>'
     )
 

@@ -35,7 +35,12 @@ Workers = Annotated[
 ]
 Devices = Annotated[
     str | None,
-    typer.Option("--device", metavar="D,D", rich_help_panel=options.RUN, help="A process on each: cuda:0,cuda:1."),
+    typer.Option(
+        "--device",
+        metavar="D,D",
+        rich_help_panel=options.RUN,
+        help="cpu, cuda:N...; several, as cuda:0,cuda:1, work at once.",
+    ),
 ]
 Threads = Annotated[
     int, typer.Option("--threads", min=0, rich_help_panel=options.RUN, help="Of the CPU a process; 0 shares the cores.")
@@ -105,7 +110,9 @@ def run(
     cohort: Cohort, output: Path, settings: SegmentSettings, model: str, devices: tuple[str, ...], *,
     threads: int, retry_failed: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Find the model, start the engines, work through the cases, tell what came of them.
+    """Find the model, choose the engines, work through the cases, tell what came of them.
+
+    This is the only place that knows where cases are segmented; everything else sees ``engine_port.Engines``.
 
     Raises:
         RunError: A case failed; the results of the others are written.
@@ -176,7 +183,7 @@ def _told(outcomes: Counter[str], passed_over: int, with_parquet: bool) -> list[
              "failed_before": "failed before"}  # fmt: skip
     lines = [", ".join(f"{outcomes[state]} {word}" for state, word in words.items() if outcomes[state]) or "No case."]
     if passed_over:
-        lines.append(f"{passed_over} files are no images and were passed over.")
+        lines.append(f"Passed over, because they are no images: {passed_over} file{'s' * (passed_over > 1)}.")
     if not with_parquet:
         lines.append("The manifest is there as JSON lines only; pip install 'medical-sam3[batch]' for Parquet.")
     return lines

@@ -33,6 +33,7 @@ class ThreadEngines:
 
     Attributes:
         begun: Case ids in the order in which they were begun.
+        is_started: Whether they were needed.
     """
 
     def __init__(self, n: int = 1, work: Callable[[Order], Answer] = do) -> None:
@@ -40,9 +41,10 @@ class ThreadEngines:
         self._lock = threading.Lock()
         self.begun: list[str] = []
         self.dropped: list[Path] = []
+        self.is_started = False
 
     def start(self, on_answer: OnAnswer, on_change: OnChange) -> None:
-        self._on_answer, self._on_change = on_answer, on_change
+        self._on_answer, self._on_change, self.is_started = on_answer, on_change, True
 
     def states(self) -> tuple[EngineState, ...]:
         return tuple(EngineState("cpu", "idle") for _ in range(self._n))

@@ -73,7 +73,7 @@ def main(folder: Path) -> None:
     words = [str(folder / "cohort"), *asked, "-o", str(folder / "results"), "--device", "cpu,cpu"]
     subprocess.run([sys.executable, "-m", "MedicalSAM3Lib.cli", "batch", *words], check=False)
     shots = resource("Screenshots")
-    take_picture(folder / "results" / "index.html", shots / "batch.png", 1250)
+    take_picture(folder / "results" / "index.html", shots / "batch.png", 1235)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def test_what_is_done_is_skipped_until_input_settings_concepts_or_model_change(i
     states, engines = run(images, out)
     assert set(states.values()) == {"skipped"}
     assert engines.begun == []
+    assert not engines.is_started
     write_image(images / "b.nii.gz", lesion(8))
     states, engines = run(images, out)
     assert engines.begun == ["b"]

@@ -49,9 +49,9 @@ def test_manifest_and_page_say_what_to_look_at_first(images: Path, tmp_path: Pat
     assert re.findall("<td>(.*?)</td>", page) == ["z", reason]
     assert re.findall("<h2>(.*?)<small>", page)[:2] == ["odd", "a"]
     assert "unusual volume; the cohort&#x27;s median" in page
-    assert page.count('<div class="none">not found</div>') == 8
-    assert page.index(NOTICE) < page.index("<table>") < page.index("<section")
+    assert page.count("<strong>&lt;b&gt;</strong> not found") == 8
     assert "<b>" not in page
+    assert page.index(NOTICE) < page.index("<table>") < page.index("<section")
     assert not re.search(r"(src|href)=\"(https?:)?//", page)
     assert page.count("data:image/jpeg;base64,") == 8
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -65,7 +65,15 @@ def test_manifest_and_page_say_what_to_look_at_first(images: Path, tmp_path: Pat
 def record(case: str, **finding: Any) -> dict[str, Any]:
     values = {"phrase": "liver", "state": "found", "volume_ml": 1500.0, "presence": 0.99, "confidence": 0.9,
               "review_slices": [], "reason": "", "concept_id": "liver", "voxels": 9, "instances": 1}  # fmt: skip
-    facts = {"state": "done", "reason": "", "notices": [], "seconds": {}, "modality": "CT", "model": "oracle"}
+    facts = {
+        "state": "done",
+        "reason": "",
+        "notices": [],
+        "seconds": {},
+        "modality": "CT",
+        "model": "oracle",
+        "model_notice": "",
+    }
     return {"case": case, **facts, "findings": [{**values, **finding}]}
 
 
@@ -73,7 +81,7 @@ def record(case: str, **finding: Any) -> dict[str, Any]:
     ("finding", "why"),
     [
         ({}, []),
-        ({"state": "failed", "reason": "no memory"}, ["failed: no memory"]),
+        ({"state": "failed", "reason": "no memory"}, ["no memory"]),
         ({"state": "not_found", "presence": 0.1, "confidence": None}, ["not found, but in 6 of 7 cases"]),
         ({"volume_ml": 700.0}, ["unusual volume; the cohort's median is 1500 ml"]),
         ({"presence": 0.6}, ["unsure whether it is there"]),
@@ -85,7 +93,7 @@ def record(case: str, **finding: Any) -> dict[str, Any]:
 )
 def test_what_a_person_should_look_at_is_said_with_its_reason(finding: dict[str, Any], why: list[str]) -> None:
     odd = record("odd", **finding)
-    usual = Usual.of([odd, *(record(f"{n}", volume_ml=1500.0 + n) for n in range(-3, 3))])
+    usual = Usual.of([odd, *(record(f"{n}", volume_ml=1500.0 + n) for n in range(-2, 4))])
     score, reasons = attention(odd["findings"][0], usual)
     assert reasons == why
     assert (score > 0) == bool(why)
