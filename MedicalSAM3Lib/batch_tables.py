@@ -17,6 +17,7 @@ Records = Callable[[], Iterator[dict[str, Any]]]
 """Begins a new walk over the records: they are never in memory together."""
 
 _ROWS_AT_ONCE = 200
+_MEASURES = ("axial_long_mm", "axial_short_mm", "largest_mm", "intensity_mean", "intensity_sd")
 
 
 def write_tables(folder: Path, records: Records) -> None:
@@ -72,7 +73,7 @@ def _schema(pa: Any) -> Any:
     text = ("case", "state", "code", "reason", "input_sha256", "weights_sha256", "settings_sha256", "fingerprint",
             "version", "model", "device", "modality", "started", "finished",
             "concept", "concept_id", "answer")  # fmt: skip
-    numbers = ("presence", "confidence", "volume_ml", "read_s", "segment_s", "write_s")
+    numbers = ("presence", "confidence", "volume_ml", "read_s", "segment_s", "write_s", *_MEASURES)
     whole = ("voxels", "objects")
     return pa.schema(
         [(name, pa.string()) for name in text]
@@ -93,5 +94,6 @@ def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "answer": finding.get("state", ""),
             **{name: finding.get(name) for name in ("presence", "confidence", "volume_ml", "voxels", "review_slices")},
             "objects": finding.get("instances"),
+            **{name: (finding.get("measures") or {}).get(name) for name in _MEASURES},
             "notices": record["notices"],
         }

@@ -59,6 +59,7 @@ def test_manifest_and_page_say_what_to_look_at_first(images: Path, tmp_path: Pat
     assert str(images) not in page + json.dumps(lines)
     rows = pq.read_table(out / "manifest.parquet").to_pylist()
     assert len(rows) == 17
+    assert {row["largest_mm"] > row["axial_short_mm"] for row in rows if row["answer"] == "found"} == {True}
     assert {round(row["volume_ml"], 3) for row in rows if row["answer"] == "found"} == {0.2, 0.018}
 
 
