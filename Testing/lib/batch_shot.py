@@ -25,7 +25,7 @@ CONCEPTS = ("liver", "spleen", "aorta", "stomach", "adrenal gland", "brain")
 
 
 def make_cohort(folder: Path) -> None:
-    """Eight cases of one CT: whole, parts of it, a DICOM series, one slice; a file cut short, a folder of letters."""
+    """Seven cases of one CT: whole, parts of it, a DICOM series, one slice; a file cut short, a folder of letters."""
     sample = resource("samples", "ct_upper_abdomen.nii.gz")
     image = SimpleITK.ReadImage(str(sample))
     folder.mkdir(parents=True)
