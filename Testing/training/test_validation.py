@@ -13,7 +13,7 @@ from MedicalSAM3Lib.mask_head import Masks
 from MedicalSAM3Lib.model import Prompt, Pyramid, Queries, Slices, TextFeatures
 from Testing.training.tiny_world import FakeTokenizer, SquareSource
 from Training.collate import Batch, LabelState, Sample, collate
-from Training.evaluate import Row, score_batch, summarise, validate
+from Training.validation import Row, score_batch, summarise, validate
 
 SIDE = 8
 FULL, EMPTY = torch.ones(1, SIDE, SIDE, dtype=torch.bool), torch.zeros(0, SIDE, SIDE, dtype=torch.bool)
