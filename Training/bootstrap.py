@@ -73,9 +73,7 @@ def clustered_mean(values: Sequence[float], patients: Sequence[str], seed: int =
     return Interval(mean, float(low), float(high), total, len(sums))
 
 
-def paired_test(
-    ours: Sequence[float], baseline: Sequence[float], patients: Sequence[str], seed: int = 0
-) -> PairedTest:
+def paired_test(ours: Sequence[float], baseline: Sequence[float], patients: Sequence[str], seed: int = 0) -> PairedTest:
     """Compare two models on the same rows: would as large a difference come of swapping them, patient by patient?
 
     Rows where one of them has no value (NaN) are left out. Exact up to ten patients, drawn beyond.

@@ -173,7 +173,9 @@ def read_rows(path: Path) -> list[CaseRow]:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"Expected rows of an evaluation, cannot read {path.name}; delete it and run again.") from error
+        raise InputError(
+            f"Expected rows of an evaluation, cannot read {path.name}; delete it and run again."
+        ) from error
     if table.column_names != [field.name for field in fields(CaseRow)]:
         raise InputError(f"Expected the columns of an evaluation in {path.name}, got others; delete it and run again.")
     return [CaseRow(**values) for values in table.to_pylist()]

@@ -93,7 +93,10 @@ def runs_of(numbers: Sequence[int]) -> list[tuple[int, int]]:
 
 def groups_of(concepts: Sequence[str]) -> list[list[str]]:
     """Concepts that may compete for a voxel. A side and the whole organ are asked one after the other."""
-    groups = [c for c in sorted(concepts) if not c.startswith(SIDES)], [c for c in sorted(concepts) if c.startswith(SIDES)]
+    groups = (
+        [c for c in sorted(concepts) if not c.startswith(SIDES)],
+        [c for c in sorted(concepts) if c.startswith(SIDES)],
+    )
     return [group for group in groups if group]
 
 

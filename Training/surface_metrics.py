@@ -71,8 +71,6 @@ def _by_monai(
     pair = [np.pad(mask.squeeze(thin), _MARGIN)[None, None] for mask in (predicted, reference)]
     one, other = (torch.from_numpy(mask) for mask in pair)
     spacing = tuple(spacing_mm)
-    nsd = compute_surface_dice(
-        one, other, [tolerance_mm], include_background=True, spacing=spacing, use_subvoxels=True
-    )
+    nsd = compute_surface_dice(one, other, [tolerance_mm], include_background=True, spacing=spacing, use_subvoxels=True)
     hd95 = compute_hausdorff_distance(one, other, include_background=True, percentile=PERCENTILE, spacing=spacing)
     return Surfaces(float(nsd), float(hd95))

@@ -76,9 +76,7 @@ def scored(rows: Sequence[CaseRow], role: str) -> list[CaseRow]:
     return [row for row in rows if row.role == role and row.is_present and row.kind == "canonical"]
 
 
-def _line(
-    dataset: str, title: str, part: str, paper: PaperRow | None, rows: Sequence[CaseRow], seed: int
-) -> TableRow:
+def _line(dataset: str, title: str, part: str, paper: PaperRow | None, rows: Sequence[CaseRow], seed: int) -> TableRow:
     here = [row for row in rows if row.dataset == dataset]
     ours, baseline = scored(here, "ours"), scored(here, "baseline")
     means = [percent(one, metric, seed) for one in (ours, baseline) for metric in ("dice", "iou")]
