@@ -75,8 +75,9 @@ def write_report(
     environment.filters |= {"number": number, "interval": interval, "who": _who, "p": p_value, "words": _words}
     template = environment.from_string(resource("evaluation_report.html").read_text(encoding="utf-8"))
     html = template.render(
-        numbers=numbers, table=lines, pictures=pictures, facts=facts, protocols=[p for p in PROTOCOLS if p.name in names],
-        roles=roles, main=main, options=options, measured=[line for line in lines if line.dice],
+        numbers=numbers, table=lines, pictures=pictures, facts=facts, roles=roles,
+        protocols=[p for p in PROTOCOLS if p.name in names], main=main, options=options,
+        measured=[line for line in lines if line.dice],
     )  # fmt: skip
     with replacing(out / "report.html", out / "table3.csv") as (report, csv):
         report.write_text(html, encoding="utf-8")
@@ -86,7 +87,7 @@ def write_report(
 
 def number(value: float | None, digits: int = 1) -> str:
     """A number, or a dash where there is none."""
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def interval(one: Interval | None, digits: int = 1) -> str:
@@ -98,7 +99,7 @@ def interval(one: Interval | None, digits: int = 1) -> str:
 
 def p_value(p: float) -> str:
     """A probability, never as 0."""
-    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "\N{EN DASH}" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _who(role: str) -> str:

@@ -21,8 +21,8 @@ OVERLAP = ("dice", "iou", "nsd")
 def of_protocol(rows: Sequence[CaseRow], protocol: str, role: str, seed: int) -> dict[str, Any]:
     """The headline numbers of a protocol and a model.
 
-    The paper's means are over what is present. The deployment's count what was found although it is absent as 0. What is
-    absent and was not found has no value in either, and is counted beside them.
+    The paper's means are over what is present. The deployment's count what was found although it is absent as 0. What
+    is absent and was not found has no value in either, and is counted beside them.
 
     Returns:
         ``metrics`` {name: Interval} (in per cent, HD95 in mm), ``outcomes`` {outcome: count}, ``specificity``,

@@ -19,7 +19,7 @@ from MedicalSAM3Lib.model_folder import LoadedModel
 from MedicalSAM3Lib.pipeline import segment
 from MedicalSAM3Lib.presence import Mode
 from MedicalSAM3Lib.structures import Segmentation, Volume
-from Training.cases import AXES, groups_of, part_of, read_case, runs_of
+from Training.cases import AXES, SIDES, groups_of, part_of, read_case, runs_of
 from Training.manifest import Manifest, ManifestRow
 from Training.phrases import PhraseBank
 
