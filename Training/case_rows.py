@@ -19,9 +19,9 @@ from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.overlap import dice, iou
 from Training.instance_metrics import match_objects, objects_of, parts_of
 from Training.protocols import Answer
-from Training.surface_metrics import compare_surfaces
+from Training.surface_metrics import compare_outlines, compare_surfaces
 
-VERSION = 1
+VERSION = 2
 """Of the meaning of a row; rows of another version are computed again."""
 
 Outcome = Literal["overlap", "missed", "false_positive", "both_empty", "failed"]
@@ -84,7 +84,12 @@ def outcome_of(is_present: bool, is_found: bool, state: str) -> Outcome:
 
 
 def measure(
-    answer: Answer, labels: np.ndarray, is_present: bool, spacing_kji: Sequence[float], tolerance_mm: float
+    answer: Answer,
+    labels: np.ndarray,
+    is_present: bool,
+    spacing_kji: Sequence[float],
+    tolerance_mm: float,
+    cut_axis: int | None = None,
 ) -> dict[str, Any]:
     """The numbers of a row.
 
@@ -94,6 +99,7 @@ def measure(
         is_present: As the manifest says.
         spacing_kji: In mm, along the axes of ``labels``.
         tolerance_mm: Of NSD.
+        cut_axis: Of ``labels``, along which the case was cut out of a volume; None for a whole one.
 
     Raises:
         InputError: The manifest says that it is present, and the mask is empty; or the other way round.
@@ -107,7 +113,10 @@ def measure(
     numbers: dict[str, Any] = {"outcome": outcome, "presence": presence, "is_present": is_present, "objects_from": ""}
     if outcome == "both_empty":
         return numbers | dict.fromkeys(("dice", "iou", "nsd", "hd95_mm", "f1", "panoptic_quality"), math.nan)
-    surfaces = compare_surfaces(answer.mask, reference, spacing_kji, tolerance_mm)
+    if cut_axis is None:
+        surfaces = compare_surfaces(answer.mask, reference, spacing_kji, tolerance_mm)
+    else:
+        surfaces = compare_outlines(answer.mask, reference, spacing_kji, tolerance_mm, cut_axis)
     numbers |= {"nsd": 0.0 if outcome == "failed" else surfaces.nsd, "hd95_mm": surfaces.hd95_mm}
     failed_absent = outcome == "failed" and not is_present
     numbers["dice"] = 0.0 if failed_absent else dice(answer.mask, reference)

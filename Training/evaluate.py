@@ -22,6 +22,7 @@ import numpy as np
 from MedicalSAM3Lib.atomic import replacing
 from MedicalSAM3Lib.errors import MedicalSAM3Error, OutputError
 from MedicalSAM3Lib.feature_cache import FeatureCache
+from MedicalSAM3Lib.geometry import canonical_of, input_axis
 from MedicalSAM3Lib.model_folder import LoadedModel, sha256_of
 from MedicalSAM3Lib.structures import Volume
 from Training.case_rows import CaseRow, Ledger, measure, write_rows
@@ -109,7 +110,8 @@ def evaluate(
                 rows += scorer.score_once(case, protocol, ledger, digest)
     write_rows(out / "cases.parquet", rows)
     facts: dict[str, Any] = {"manifest": digest, "options": vars(options), "split": options.split}
-    facts["models"] = {role: {"name": one.name, "weights": one.weights_hash} for role, one in models.items()}
+    names = {"ours": Path(checkpoint).name, "baseline": Path(baseline or "").name}
+    facts["models"] = {role: {"name": names[role], "weights": one.weights_hash} for role, one in models.items()}
     summary = write_report(out, rows, facts, scorers, options)
     with replacing(out / "summary.json") as (partial,):
         partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -169,6 +171,7 @@ class Scorer:
         part = case.part_of(volume)
         nothing = np.zeros(volume.shape_kji, np.int32)[part]
         spacing = volume.spacing_mm[::-1]
+        cut_axis = None if case.slices is None else input_axis(canonical_of(volume.ijk_to_lps), int(case.axis))
         for kind, reading, phrases in asking:
             for group in groups_of(list(phrases)):
                 asked = {name: phrases[name] for name in group}
@@ -176,7 +179,7 @@ class Scorer:
                 for concept, answer in answers.items():
                     is_present = concept in present
                     reference = labels[concept][part] if is_present else nothing
-                    numbers = measure(answer, reference, is_present, spacing, self._options.tolerance_mm)
+                    numbers = measure(answer, reference, is_present, spacing, self._options.tolerance_mm, cut_axis)
                     row = case.rows[0]
                     yield CaseRow(
                         role=self._role, protocol=protocol.name, dataset=row.dataset, patient=row.patient,

@@ -7,12 +7,14 @@ directed 95th percentiles over border voxels. Both need the true spacing. A mask
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from MedicalSAM3Lib.evidence import box_of
+from Training.metrics import mean_of
 
 PERCENTILE = 95.0
 _MARGIN = 2
@@ -56,6 +58,19 @@ def compare_surfaces(
     return _by_monai(predicted[box], reference[box], *_flat(predicted.shape, spacing_mm), tolerance_mm)
 
 
+def compare_outlines(
+    predicted: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float, axis: int
+) -> Surfaces:
+    """As ``compare_surfaces``, slice by slice along an axis: for masks that are cut off there, whose ends are no surface.
+
+    Returns:
+        The mean NSD over slices where either mask is, and the mean HD95 over those where both are.
+    """
+    pairs = [(np.take(predicted, [n], axis), np.take(reference, [n], axis)) for n in range(predicted.shape[axis])]
+    each = [compare_surfaces(one, other, spacing_mm, tolerance_mm) for one, other in pairs]
+    return Surfaces(mean_of(one.nsd for one in each).value, mean_of(one.hd95_mm for one in each).value)
+
+
 def _flat(shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[tuple[int, ...], list[float]]:
     """The axes that have no extent, never so many that fewer than two are left, and the spacing along the others."""
     thin = tuple(axis for axis, length in enumerate(shape) if length == 1)[: len(shape) - 2]
@@ -71,6 +86,11 @@ def _by_monai(
     pair = [np.pad(mask.squeeze(thin), _MARGIN)[None, None] for mask in (predicted, reference)]
     one, other = (torch.from_numpy(mask) for mask in pair)
     spacing = tuple(spacing_mm)
-    nsd = compute_surface_dice(one, other, [tolerance_mm], include_background=True, spacing=spacing, use_subvoxels=True)
-    hd95 = compute_hausdorff_distance(one, other, include_background=True, percentile=PERCENTILE, spacing=spacing)
+    with warnings.catch_warnings():
+        # MONAI 1.6 passes its own function an argument that it gave up itself.
+        warnings.filterwarnings("ignore", r"(?s).*always_return_as_numpy", FutureWarning)
+        nsd = compute_surface_dice(
+            one, other, [tolerance_mm], include_background=True, spacing=spacing, use_subvoxels=True
+        )
+        hd95 = compute_hausdorff_distance(one, other, include_background=True, percentile=PERCENTILE, spacing=spacing)
     return Surfaces(float(nsd), float(hd95))

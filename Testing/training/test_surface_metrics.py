@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from MedicalSAM3Lib.overlap import dice
-from Training.surface_metrics import compare_surfaces
+from Training.surface_metrics import compare_outlines, compare_surfaces
 
 SPACINGS = st.tuples(*[st.sampled_from((0.7, 1.0, 2.5))] * 3)
 
@@ -65,7 +65,7 @@ def nsd_by_code(one: np.ndarray, other: np.ndarray, spacing: tuple[float, ...], 
     return float((own[near[0]].sum() + theirs[near[1]].sum()) / (own.sum() + theirs.sum()))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(0, 10_000), SPACINGS, st.sampled_from((0.6, 1.3, 2.2)))
 def test_surfaces_agree_with_two_others(seed: int, spacing: tuple[float, float, float], tolerance: float) -> None:
     one, other = blob(seed), blob(seed + 1)
@@ -125,3 +125,13 @@ def test_empty_masks_have_no_surface() -> None:
 def test_what_does_not_fit_is_refused(shape: tuple[int, ...], spacing: tuple[float, ...], tolerance: float) -> None:
     with pytest.raises(ValueError, match="expected"):
         compare_surfaces(np.ones((4, 5, 6), bool), np.ones(shape, bool), spacing, tolerance)
+
+
+def test_cut_ends_are_no_surface() -> None:
+    one, other = np.zeros((2, 3, 20, 20), bool)
+    one[:, 4:10, 4:10] = other[:, 4:10, 6:12] = True
+    cut = compare_outlines(one, other, (9.0, 1.0, 1.0), 1.0, axis=0)
+    assert cut == compare_surfaces(one[0], other[0], (1.0, 1.0), 1.0)
+    assert cut.nsd < compare_surfaces(one, other, (9.0, 1.0, 1.0), 1.0).nsd
+    nothing = compare_outlines(one & False, other & False, (9.0, 1.0, 1.0), 1.0, axis=0)
+    assert math.isnan(nothing.nsd)
