@@ -128,7 +128,8 @@ def _radars(
                 field = metric if role == "ours" else f"baseline_{metric}"
                 series[_who(role)] = (COLOURS[role], [_mean_of(getattr(line, field)) for line in measured])
         else:
-            concepts = summary.by_concept(rows, names[0], "ours", seed)[:MOST_SPOKES]
+            concepts = summary.by_concept(rows, names[0], "ours", seed)
+            concepts = sorted(concepts, key=lambda line: (-line["present"], line["concept"]))[:MOST_SPOKES]
             chosen = sorted(line["concept"] for line in concepts)
             labels = [_words(concept) for concept in chosen]
             for role in reversed(roles):

@@ -61,7 +61,7 @@ def compare_surfaces(
 def compare_outlines(
     predicted: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float, axis: int
 ) -> Surfaces:
-    """As ``compare_surfaces``, slice by slice along an axis: for masks that are cut off there, whose ends are no surface.
+    """As ``compare_surfaces``, slice by slice along an axis: for masks that are cut off there; cut ends are no surface.
 
     Returns:
         The mean NSD over slices where either mask is, and the mean HD95 over those where both are.

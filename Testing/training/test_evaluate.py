@@ -57,10 +57,11 @@ def run(world: Path, out: Path, baseline: str | None = None, **changes: object) 
 
 
 def row(**changes: object) -> CaseRow:
-    values = {"role": "ours", "protocol": "paper", "dataset": "drive", "patient": "a", "modality": "OP", "case": "a/2/0-1",
+    values = {"role": "ours", "protocol": "paper", "dataset": "drive", "patient": "a", "modality": "OP",
+              "case": "a/2/0-1",
               "concept": "x", "kind": "canonical", "reading": "vocabulary", "phrase": "x", "is_present": True,
-              "outcome": "overlap", "presence": 0.9, "dice": 0.5, "iou": 0.4, "nsd": 0.5, "hd95_mm": 1.0, "f1": math.nan,
-              "panoptic_quality": math.nan, "objects_from": ""}  # fmt: skip
+              "outcome": "overlap", "presence": 0.9, "dice": 0.5, "iou": 0.4, "nsd": 0.5, "hd95_mm": 1.0,
+              "f1": math.nan, "panoptic_quality": math.nan, "objects_from": ""}  # fmt: skip
     return CaseRow(**{**values, **changes})  # type: ignore[arg-type]
 
 
