@@ -146,7 +146,8 @@ def test_the_diagnosis_tells_a_model_that_only_reads_its_box(tmp_path: Path, mon
     reader = replace(oracle, model=BoxReader([(3.0, 4.0)] * len(names), 152), preprocess=spec)  # type: ignore[arg-type]
     monkeypatch.setattr("MedicalSAM3Lib.registry.load_model", lambda _: reader)
     monkeypatch.setattr(oracle_box, "embed_box", lambda _, pyramid, box: torch.tensor([[box]]))
-    world = write_world(tmp_path, [labelled(splits=["test"] * 12)])
+    splits = ["train"] * 5 + ["test"] * 2 + ["train"] * 5  # the liver on one, the spleen on the other
+    world = write_world(tmp_path, [labelled(splits=splits)])
 
     def rows(prompt: str) -> list[CaseRow]:
         options = Options(prompt=prompt, robustness=False)
