@@ -223,7 +223,7 @@ class MedicalSam3(nn.Module):
         )
 
     def cls(self, pyramid: Pyramid, boxes: Tensor | None = None) -> Tensor:
-        """Let the geometry encoder's CLS token ``(N, 1, C)``, behind embedded boxes if there are any, look at slices."""
+        """Let the geometry encoder's CLS token ``(N, 1, C)``, behind embedded boxes if there are any, see slices."""
         encoder = self.detector_model.geometry_encoder
         image, positions = _coarse_tokens(pyramid)
         cls = encoder.cls_embed.weight[None].expand(image.shape[0], -1, -1)

@@ -3,8 +3,8 @@
     python -m Training.calibrate --model DIR --manifest M
 
 Asks for every known concept of each validation slice, and for nonsense, fits temperature, bias and threshold for each
-modality (``calibration.py``), and writes ``presence.json``, which inference reads. ``Training.publish`` does so by itself;
-this is for a model that came from elsewhere, or meets data of another kind. Weights stay as they are.
+modality (``calibration.py``), and writes ``presence.json``, which inference reads. ``Training.publish`` does so by
+itself; this is for a model that came from elsewhere, or meets data of another kind. Weights stay as they are.
 """
 
 from __future__ import annotations

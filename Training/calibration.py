@@ -57,7 +57,7 @@ def fit_presence(logits: np.ndarray, is_present: np.ndarray, modality: np.ndarra
         name: one.model_copy(update={"threshold": min(one.threshold, of_volume)})
         for name, one in {"default": default, **fitted}.items()
     }
-    return PresenceSpec(volume=VolumeRule(run_mm=run_mm, threshold=of_volume), **every)  # type: ignore[arg-type]
+    return PresenceSpec(volume=VolumeRule(run_mm=run_mm, threshold=of_volume), **every)
 
 
 def fit_calibration(logits: np.ndarray, is_present: np.ndarray) -> tuple[SliceCalibration, float]:

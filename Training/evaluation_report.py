@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 FEWEST_SPOKES, MOST_SPOKES = 3, 18
 
+FEW_PATIENTS = 10
+"""With fewer, an interval of means of drawn patients is too narrow, and the report says so."""
+
 
 def write_report(
     out: Path, rows: Sequence[CaseRow], facts: Mapping[str, Any], scorers: Mapping[str, Scorer], options: Options
@@ -58,7 +61,7 @@ def write_report(
     }
     main = names[-1]
     calibration = {role: summary.presence_of(rows, main, role) for role in roles}
-    numbers["ece"] = {role: summary.calibration_error(*found[:2]) for role, found in calibration.items()}
+    numbers["calibration"] = {role: summary.calibration_of(rows, main, role) for role in roles}
     numbers["no_number"] = {role: found[2] for role, found in calibration.items()}
     pictures = {
         "radars": [as_data(figure, vector=True) for figure in _radars(lines, rows, names, roles, seed)],
@@ -72,12 +75,19 @@ def write_report(
         ],
     }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "interval": interval, "who": _who, "p": p_value, "words": _words}
+    environment.filters |= {
+        "number": number,
+        "interval": interval,
+        "who": _who,
+        "p": p_value,
+        "words": _words,
+        "signed": signed,
+    }
     template = environment.from_string(resource("evaluation_report.html").read_text(encoding="utf-8"))
     html = template.render(
         numbers=numbers, table=lines, pictures=pictures, facts=facts, roles=roles,
         protocols=[p for p in PROTOCOLS if p.name in names], main=main, options=options,
-        measured=[line for line in lines if line.dice],
+        measured=[line for line in lines if line.dice], few=FEW_PATIENTS,
     )  # fmt: skip
     with replacing(out / "report.html", out / "table3.csv") as (report, csv):
         report.write_text(html, encoding="utf-8")
@@ -88,6 +98,12 @@ def write_report(
 def number(value: float | None, digits: int = 1) -> str:
     """A number, or a dash where there is none."""
     return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, a dash where there is none; what rounds to nothing has no sign."""
+    text = "\N{EN DASH}" if math.isnan(value) else f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def interval(one: Interval | None, digits: int = 1) -> str:

@@ -75,9 +75,17 @@ def presence_of(rows: Sequence[CaseRow], protocol: str, role: str) -> tuple[np.n
     return presence, np.array([row.is_present for row in defined], bool), len(here) - len(defined)
 
 
-def calibration_error(presence: np.ndarray, is_present: np.ndarray) -> float:
-    """ECE over ten bins; NaN without questions."""
-    return expected_calibration_error(presence, is_present) if len(presence) else float("nan")
+def calibration_of(rows: Sequence[CaseRow], protocol: str, role: str) -> list[dict[str, Any]]:
+    """Calibration error over ten bins: of all questions (``modality`` ""), and of each modality of several."""
+    names = sorted({row.modality for row in rows})
+    lines = []
+    for name in ["", *(names if len(names) > 1 else ())]:
+        own = [row for row in rows if name in ("", row.modality)]
+        presence, is_present, _ = presence_of(own, protocol, role)
+        if len(presence):
+            error = expected_calibration_error(presence, is_present)
+            lines.append({"modality": name, "count": len(presence), "ece": error})
+    return lines
 
 
 def in_words(rows: Sequence[CaseRow], role: str, seed: int) -> list[dict[str, Any]]:

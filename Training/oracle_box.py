@@ -73,7 +73,11 @@ def box_on_canvas(stack: SliceStack, mask: np.ndarray) -> Box:
 def boxed(net: MedicalSam3, box_cxcywh: Box) -> Iterator[None]:
     """While this lasts, the geometry encoder of a network sees a box (centre, width, height, 0..1) on every slice."""
     plain = net.cls
-    net.cls = lambda pyramid: plain(pyramid, embed_box(net, pyramid, box_cxcywh))  # type: ignore[method-assign]
+
+    def with_box(pyramid: Pyramid, boxes: Tensor | None = None) -> Tensor:
+        return plain(pyramid, embed_box(net, pyramid, box_cxcywh))
+
+    net.cls = with_box  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -96,8 +100,8 @@ def embed_box(net: MedicalSam3, pyramid: Pyramid, box_cxcywh: Box) -> Tensor:
 def pool_box(maps: Tensor, box_cxcywh: Box, side: int) -> Tensor:
     """Means of maps ``(N, C, H, W)`` over ``side`` times ``side`` parts of a box, ``(N, C, side, side)``.
 
-    As RoIAlign (He et al., 2017) in its first form, with which SAM3 was trained: pixel n lies at n, not at n + 0.5, each
-    part is the mean of a grid of samples at most a pixel apart, and a box is taken to be one pixel at least.
+    As RoIAlign (He et al., 2017) in its first form, which SAM3 was trained with: pixel n lies at n, not n + 0.5; each
+    part is the mean of a grid of samples at most a pixel apart; a box is taken to be one pixel at least.
     """
     lines, counts = [], []
     for centre, extent, length in zip(box_cxcywh[:2], box_cxcywh[2:], (maps.shape[3], maps.shape[2]), strict=True):

@@ -63,7 +63,7 @@ def _cut(volume: Volume, case: Case, reference: np.ndarray, masks: dict[str, np.
     def turned(array: np.ndarray) -> np.ndarray:
         return slices_along(canonical.to_canonical(array), axis)
 
-    marked = turned(reference) if reference.any() else sum(turned(mask) for mask in masks.values()) > 0
+    marked = turned(reference if reference.any() else np.any(list(masks.values()), axis=0))
     n = int(marked.sum((1, 2)).argmax())
     picture = turned(volume.array[case.part_of(volume)])[n]
     modality = modality_of(volume.array, volume.modality)

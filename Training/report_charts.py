@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 INK, FAINT = "#1f2933", "#9aa5b1"
 COLOURS = {"ours": "#c2410c", "baseline": "#2563a8", "paper": "#d08c60", "sam3": "#8aa9c8"}
+TINTS = {"reference": "#34d399", "baseline": "#60a5fa", "ours": "#fb923c"}
+"""Over grey pictures, where the colours of the charts are too dark."""
 BINS = 10
 
 
@@ -40,8 +42,8 @@ def draw_radar(labels: Sequence[str], series: Mapping[str, tuple[str, Sequence[f
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6, 5.2))
-    axes: Any = figure.add_axes((0.16, 0.1, 0.68, 0.7), polar=True)
+    figure = Figure(figsize=(6.0, 5.4))
+    axes: Any = figure.add_axes((0.2, 0.13, 0.6, 0.68), polar=True)
     angles = np.linspace(0, 2 * math.pi, len(labels), endpoint=False)
     for name, (colour, values) in series.items():
         closed = [*values, values[0]]
@@ -50,13 +52,17 @@ def draw_radar(labels: Sequence[str], series: Mapping[str, tuple[str, Sequence[f
             axes.fill(angles, values, color=colour, alpha=0.12)
     axes.set_theta_offset(math.pi / 2)
     axes.set_theta_direction(-1)
-    axes.set_xticks(angles, labels, size=8, color=INK)
+    axes.set_xticks(angles, [])
+    for angle, label in zip(angles, labels, strict=True):
+        across = math.sin(angle)
+        side = "center" if abs(across) < 0.1 else "left" if across > 0 else "right"
+        axes.text(angle, 106, label, ha=side, va="center", size=8, color=INK)
     axes.set_ylim(0, 100)
     axes.set_yticks([20, 40, 60, 80], ["20", "40", "60", "80"], size=7, color=FAINT)
     axes.spines["polar"].set_color("#d3dae1")
     axes.grid(color="#e4e9ee")
-    figure.text(0.5, 0.96, title, ha="center", size=11, weight="bold", color=INK)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.2), ncol=len(series), frameon=False, fontsize=8)
+    figure.text(0.5, 0.95, title, ha="center", size=11, weight="bold", color=INK)
+    figure.legend(loc="lower center", ncol=len(series), frameon=False, fontsize=8)
     return figure
 
 
@@ -93,7 +99,7 @@ def draw_panel(panel: Panel) -> Figure:
     figure = Figure(figsize=(2.6 * len(titles), 2.6 * min(1.6, height * panel.pixel_aspect / width) + 0.32))
     figure.subplots_adjust(left=0.005, right=0.995, bottom=0.01, top=0.89, wspace=0.02)
     every = [None, panel.reference, *panel.masks.values()]
-    tints = [None, "#2f9e6e", *([COLOURS["baseline"]] if len(panel.masks) > 1 else []), COLOURS["ours"]]
+    tints = [None, TINTS["reference"], *([TINTS["baseline"]] if len(panel.masks) > 1 else []), TINTS["ours"]]
     for place, (title, mask, tint) in enumerate(zip(titles, every, tints, strict=True), start=1):
         axes = figure.add_subplot(1, len(titles), place)
         axes.imshow(panel.picture, cmap="gray", vmin=0, vmax=1, aspect=panel.pixel_aspect)

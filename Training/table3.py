@@ -79,9 +79,12 @@ def scored(rows: Sequence[CaseRow], role: str) -> list[CaseRow]:
 def _line(dataset: str, title: str, part: str, paper: PaperRow | None, rows: Sequence[CaseRow], seed: int) -> TableRow:
     here = [row for row in rows if row.dataset == dataset]
     ours, baseline = scored(here, "ours"), scored(here, "baseline")
-    means = [percent(one, metric, seed) for one in (ours, baseline) for metric in ("dice", "iou")]
-    test = compare(ours, baseline, seed) if baseline else None
-    return TableRow(dataset, title, part, paper, *means, test)
+    return TableRow(
+        dataset, title, part, paper,
+        dice=percent(ours, "dice", seed), iou=percent(ours, "iou", seed),
+        baseline_dice=percent(baseline, "dice", seed), baseline_iou=percent(baseline, "iou", seed),
+        test=compare(ours, baseline, seed) if baseline else None,
+    )  # fmt: skip
 
 
 def percent(rows: Sequence[CaseRow], metric: str, seed: int) -> Interval | None:
@@ -94,8 +97,9 @@ def compare(ours: Sequence[CaseRow], baseline: Sequence[CaseRow], seed: int, met
     """The paired test of a metric in per cent, on the questions that both were asked."""
     theirs = {(row.case, row.concept): row for row in baseline}
     pairs = [(row, theirs[row.case, row.concept]) for row in ours if (row.case, row.concept) in theirs]
-    values = [[100.0 * getattr(row, metric) for row in column] for column in zip(*pairs, strict=True)] or [[], []]
-    return paired_test(*values, [row.patient for row, _ in pairs], seed)
+    mine = [100.0 * getattr(row, metric) for row, _ in pairs]
+    other = [100.0 * getattr(row, metric) for _, row in pairs]
+    return paired_test(mine, other, [row.patient for row, _ in pairs], seed)
 
 
 def to_csv(lines: Sequence[TableRow]) -> str:
