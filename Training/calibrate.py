@@ -80,7 +80,7 @@ def calibrate(folder: Path, manifest: Path) -> str:
 
 @torch.inference_mode()
 def ask_presence(model: MedicalSam3, tokenizer: Tokenizer, data: TrainingData) -> Asked:
-    """Ask for all validation pairs and for a nonsense phrase for every third of them.
+    """Ask for all validation pairs and for a nonsense phrase for every third of them, one on each slice at least.
 
     Raises:
         InputError: The manifest has no validation slices.
@@ -95,7 +95,7 @@ def ask_presence(model: MedicalSam3, tokenizer: Tokenizer, data: TrainingData) -
         slices = model.share(model.pyramid(model.encode_trunk(batch.images))).for_queries()
         for n, of_slice in enumerate(source.modalities(step)):
             pairs = [p for p in range(len(batch.phrases)) if batch.pair_slice[p] == n]
-            nonsense = [draw_nonsense(rng, data.concepts) for _ in range(len(pairs) // 3)]
+            nonsense = [draw_nonsense(rng, data.concepts) for _ in range(max(1, len(pairs) // 3))]
             phrases = encode_phrases((*(batch.phrases[p] for p in pairs), *nonsense), tokenizer)
             text = model.encode_text(phrases.input_ids, phrases.attention_mask).take(phrases.pair_phrase)
             rows = torch.full((len(phrases.pair_phrase),), n)

@@ -80,7 +80,8 @@ def cases_of(manifest: Manifest, split: str, *, slice_by_slice: bool) -> list[Ca
             cases += [Case(tuple(r for r in along if start <= r.slice_index < stop), (start, stop))
                       for start, stop in parts]  # fmt: skip
     if not cases:
-        raise InputError(f"Expected rows of the split '{split}' in the manifest, got none; choose another --split.")
+        there = ", ".join(sorted({f"'{row.split}'" for row in manifest.rows}))
+        raise InputError(f"Expected rows of the split '{split}' in the manifest, got {there} alone; give --split.")
     return cases
 
 
