@@ -53,7 +53,7 @@ def write_report(
         "protocols": {name: {role: summary.of_protocol(rows, name, role, seed) for role in roles} for name in names},
         "tests": {name: summary.against_baseline(rows, name, seed) for name in names},
         "concepts": {name: summary.by_concept(rows, name, "ours", seed) for name in names},
-        "words": {role: summary.in_words(rows, role, seed) for role in roles},
+        "words": {role: summary.in_words(rows, role, seed) for role in ("ours", "baseline")},
         "nonsense": {role: summary.nonsense_rejected(rows, role) for role in roles},
         "patients": len({row.patient for row in rows}),
         "cases": {name: len({row.case for row in rows if row.protocol == name}) for name in names},
@@ -66,7 +66,7 @@ def write_report(
     pictures = {
         "radars": [as_data(figure, vector=True) for figure in _radars(lines, rows, names, roles, seed)],
         "reliability": [
-            as_data(draw_reliability(found[0], found[1], f"Presence, {_who(role)}"), vector=True)
+            as_data(draw_reliability(*found[:2], f"Presence, {_who(role)}", COLOURS[role]), vector=True)
             for role, found in calibration.items()
         ],
         "panels": [
@@ -102,15 +102,17 @@ def number(value: float | None, digits: int = 1) -> str:
 
 def signed(value: float) -> str:
     """A difference with its sign, a dash where there is none; what rounds to nothing has no sign."""
-    text = "\N{EN DASH}" if math.isnan(value) else f"{value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
+    if math.isnan(value):
+        return number(value)
+    return f"{value:+.1f}" if round(value, 1) else "0.0"
 
 
 def interval(one: Interval | None, digits: int = 1) -> str:
     """The 95 % interval in brackets, nothing where there is none."""
     if one is None or math.isnan(one.low):
         return ""
-    return f"{one.low:.{digits}f} to {one.high:.{digits}f}"
+    low, high = (round(end, digits) + 0.0 for end in (one.low, one.high))  # + 0.0 takes the sign off a zero
+    return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def p_value(p: float) -> str:

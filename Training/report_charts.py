@@ -66,7 +66,7 @@ def draw_radar(labels: Sequence[str], series: Mapping[str, tuple[str, Sequence[f
     return figure
 
 
-def draw_reliability(presence: np.ndarray, is_present: np.ndarray, title: str) -> Figure:
+def draw_reliability(presence: np.ndarray, is_present: np.ndarray, title: str, colour: str) -> Figure:
     """What presence promises against what is true, over ten equally wide bins, with how many questions each has."""
     from matplotlib.figure import Figure
 
@@ -78,8 +78,8 @@ def draw_reliability(presence: np.ndarray, is_present: np.ndarray, title: str) -
     upper.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--")
     if there:
         promised, true, size = (np.array(column) for column in zip(*there, strict=True))
-        upper.plot(promised, true, color=COLOURS["ours"], linewidth=1.5)
-        upper.scatter(promised, true, s=18 + 90 * np.sqrt(size / size.max()), color=COLOURS["ours"], zorder=3)
+        upper.plot(promised, true, color=colour, linewidth=1.5)
+        upper.scatter(promised, true, s=18 + 90 * np.sqrt(size / size.max()), color=colour, zorder=3)
     upper.set(ylim=(-0.03, 1.03), ylabel="is there")
     upper.set_title(title, size=11, weight="bold", color=INK)
     lower.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.09, color="#cbd5df")

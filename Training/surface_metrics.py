@@ -1,7 +1,13 @@
 """How far apart the surfaces of two masks lie, in mm: NSD and HD95, by MONAI
 
-NSD weighs surface elements by their area, as DeepMind's ``surface-distance`` does; HD95 is the larger of the two
-directed 95th percentiles over border voxels. Both need the true spacing. A mask at the edge of the image ends there.
+Definitions, both with the true spacing; a mask at the edge of the image ends there.
+
+- NSD (Nikolov et al., 2018; DeepMind's ``surface-distance``): surface elements lie between voxels, one for each
+  2 x 2 x 2 of them that is not all inside or all outside, and weigh their area (in a slice: 2 x 2, and length). NSD is
+  the weight of the elements of both masks that have one of the other within the tolerance, over the weight of all.
+- HD95: of each mask's border voxels, those inside that touch the outside by a face (in a slice: an edge), the distance
+  of their centres to the nearest border voxel of the other mask; the 95th percentile of each way, linearly
+  interpolated and unweighted; the larger of the two. Others pool both ways (smaller) or weigh by area.
 """
 
 from __future__ import annotations

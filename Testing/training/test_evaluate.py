@@ -15,10 +15,12 @@ from MedicalSAM3Lib.structures import Finding
 from Testing.training.data_world import labelled, write_world
 from Testing.training.test_scoring import oracle
 from Training import evaluate as module
+from Training.bootstrap import Interval
 from Training.case_rows import CaseRow, Ledger, measure, outcome_of, read_rows, write_rows
 from Training.cases import cases_of, groups_of, read_case
 from Training.evaluate import Options, evaluate, main
-from Training.evaluation_summary import in_words, of_protocol
+from Training.evaluation_report import interval, number, p_value, signed
+from Training.evaluation_summary import calibration_of, in_words, of_protocol
 from Training.manifest import read_manifest
 from Training.protocols import Answer
 from Training.robustness import in_other_words, misspelt, nonsense
@@ -186,6 +188,29 @@ def test_table_3_has_the_papers_numbers_and_ours() -> None:
     assert (drive.dice.mean, drive.baseline_dice.mean) == (50.0, 20.0)  # type: ignore[union-attr]
     assert lines[-1].part == "not in the paper"
     assert "drive,DRIVE,internal,24.8,55.8" in to_csv(lines)
+
+
+def test_numbers_of_the_report_are_read_as_meant() -> None:
+    assert [signed(value) for value in (1.25, -0.04, 0.04, -3.0, math.nan)] == ["+1.2", "0.0", "0.0", "-3.0", "\u2013"]
+    assert interval(Interval(0.0, -0.04, 0.04, 9, 9)) == "0.0 to 0.0"
+    assert interval(Interval(1.0, math.nan, math.nan, 9, 1)) == ""
+    assert [number(value) for value in (None, math.nan, 1.26)] == ["\u2013", "\u2013", "1.3"]
+    assert [p_value(p) for p in (math.nan, 0.0, 0.0625)] == ["\u2013", "< 0.001", "0.062"]
+
+
+def test_presence_is_measured_for_each_modality_where_there_are_several() -> None:
+    ct = [row(protocol="deployment", modality="CT", presence=1.0)] * 3
+    mr = [row(protocol="deployment", modality="MR", presence=1.0, is_present=False, outcome="false_positive")]
+    assert calibration_of(ct, "deployment", "ours") == [{"modality": "", "count": 3, "ece": 0.0}]
+    lines = calibration_of(
+        [*ct, *mr, row(modality="MR", protocol="deployment", presence=math.nan)], "deployment", "ours"
+    )
+    assert [(line["modality"], line["count"], line["ece"]) for line in lines] == [
+        ("", 4, 0.25),
+        ("CT", 3, 0.0),
+        ("MR", 1, 1.0),
+    ]
+    assert calibration_of([], "deployment", "ours") == []
 
 
 def test_a_wrong_call_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

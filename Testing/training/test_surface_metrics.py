@@ -78,6 +78,16 @@ def test_surfaces_agree_with_two_others(seed: int, spacing: tuple[float, float, 
     assert found.hd95_mm == pytest.approx(hd95_by_itk(one, other, spacing), abs=0.1 * min(spacing))
 
 
+@pytest.mark.filterwarnings("ignore:.*scipy.ndimage:DeprecationWarning")
+@pytest.mark.parametrize(("seed", "spacing"), [(0, (1.0, 1.0)), (1, (0.7, 2.5)), (2, (2.5, 0.7))])
+def test_outlines_of_a_slice_agree_with_two_others(seed: int, spacing: tuple[float, float]) -> None:
+    one, other = blob(seed, (24, 30)), blob(seed + 1, (24, 30))
+    found = compare_surfaces(one, other, spacing, 1.3)
+    assert found.nsd == pytest.approx(nsd_by_deepmind(one, other, spacing, 1.3), abs=1e-3)
+    assert found.hd95_mm == pytest.approx(hd95_by_tree(one, other, spacing), abs=0.1 * min(spacing))
+    assert found.hd95_mm == pytest.approx(hd95_by_itk(one, other, spacing), abs=0.1 * min(spacing))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_dice_agrees_with_two_others(seed: int) -> None:
     one, other = blob(seed), blob(seed + 7)
