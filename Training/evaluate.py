@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from MedicalSAM3Lib.atomic import replacing
-from MedicalSAM3Lib.errors import MedicalSAM3Error, OutputError
+from MedicalSAM3Lib.errors import InputError, MedicalSAM3Error, OutputError
 from MedicalSAM3Lib.feature_cache import FeatureCache
 from MedicalSAM3Lib.geometry import canonical_of, input_axis
 from MedicalSAM3Lib.model_folder import LoadedModel, sha256_of
@@ -108,6 +108,10 @@ def evaluate(
             for number, case in enumerate(cases):
                 on_case(f"{role}, {protocol.name}", number, len(cases))
                 rows += scorer.score_once(case, protocol, ledger, digest)
+    if not rows:
+        raise InputError(
+            f"Expected concepts with a known state in the split '{options.split}', got unknown ones alone."
+        )
     write_rows(out / "cases.parquet", rows)
     facts: dict[str, Any] = {"manifest": digest, "options": vars(options), "split": options.split}
     names = {"ours": Path(checkpoint).name, "baseline": Path(baseline or "").name}

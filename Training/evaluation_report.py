@@ -44,47 +44,25 @@ def write_report(
     Raises:
         OutputError: The folder cannot be written to.
     """
-    from jinja2 import Environment, StrictUndefined
-
     seed, roles = options.seed, list(scorers)
     names = [protocol.name for protocol in PROTOCOLS if any(row.protocol == protocol.name for row in rows)]
-    lines = table([row for row in rows if row.protocol == "paper"], seed)
-    numbers: dict[str, Any] = {
-        "protocols": {name: {role: summary.of_protocol(rows, name, role, seed) for role in roles} for name in names},
-        "tests": {name: summary.against_baseline(rows, name, seed) for name in names},
-        "concepts": {name: summary.by_concept(rows, name, "ours", seed) for name in names},
-        "words": {role: summary.in_words(rows, role, seed) for role in ("ours", "baseline")},
-        "nonsense": {role: summary.nonsense_rejected(rows, role) for role in roles},
-        "patients": len({row.patient for row in rows}),
-        "cases": {name: len({row.case for row in rows if row.protocol == name}) for name in names},
-        "questions": len(rows),
-    }
     main = names[-1]
-    calibration = {role: summary.presence_of(rows, main, role) for role in roles}
-    numbers["calibration"] = {role: summary.calibration_of(rows, main, role) for role in roles}
-    numbers["no_number"] = {role: found[2] for role, found in calibration.items()}
+    lines = table([row for row in rows if row.protocol == "paper"], seed)
+    numbers = _numbers(rows, names, roles, seed)
+    presence = {role: summary.presence_of(rows, main, role) for role in roles}
+    panels = [(what, panel_of(row, scorers, options)) for what, row in choose_panels(rows, main)]
     pictures = {
         "radars": [as_data(figure, vector=True) for figure in _radars(lines, rows, names, roles, seed)],
         "reliability": [
-            as_data(draw_reliability(*found[:2], f"Presence, {_who(role)}", COLOURS[role]), vector=True)
-            for role, found in calibration.items()
+            as_data(draw_reliability(given, truth, f"Presence, {_who(role)}", COLOURS[role]), vector=True)
+            for role, (given, truth, _) in presence.items()
         ],
         "panels": [
             {"what": what, "title": panel.title, "picture": as_data(draw_panel(panel), vector=False)}
-            for what, panel in ((what, panel_of(row, scorers, options)) for what, row in choose_panels(rows, main))
+            for what, panel in panels
         ],
     }
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "number": number,
-        "interval": interval,
-        "who": _who,
-        "p": p_value,
-        "words": _words,
-        "signed": signed,
-    }
-    template = environment.from_string(resource("evaluation_report.html").read_text(encoding="utf-8"))
-    html = template.render(
+    html = _render(
         numbers=numbers, table=lines, pictures=pictures, facts=facts, roles=roles,
         protocols=[p for p in PROTOCOLS if p.name in names], main=main, options=options,
         measured=[line for line in lines if line.dice], few=FEW_PATIENTS,
@@ -93,6 +71,31 @@ def write_report(
         report.write_text(html, encoding="utf-8")
         csv.write_text(to_csv(lines), encoding="utf-8")
     return _plain({**facts, **numbers})
+
+
+def _numbers(rows: Sequence[CaseRow], names: Sequence[str], roles: Sequence[str], seed: int) -> dict[str, Any]:
+    """Everything that the report says, by protocol and role; presence by the last protocol."""
+    return {
+        "protocols": {name: {role: summary.of_protocol(rows, name, role, seed) for role in roles} for name in names},
+        "tests": {name: summary.against_baseline(rows, name, seed) for name in names},
+        "concepts": {name: summary.by_concept(rows, name, "ours", seed) for name in names},
+        "words": {role: summary.in_words(rows, role, seed) for role in ("ours", "baseline")},
+        "nonsense": {role: summary.nonsense_rejected(rows, role) for role in roles},
+        "calibration": {role: summary.calibration_of(rows, names[-1], role) for role in roles},
+        "no_number": {role: summary.presence_of(rows, names[-1], role)[2] for role in roles},
+        "patients": len({row.patient for row in rows}),
+        "cases": {name: len({row.case for row in rows if row.protocol == name}) for name in names},
+        "questions": len(rows),
+    }
+
+
+def _render(**content: Any) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    filters = {"number": number, "interval": interval, "who": _who, "p": p_value, "words": _words, "signed": signed}
+    environment.filters |= filters
+    return environment.from_string(resource("evaluation_report.html").read_text(encoding="utf-8")).render(**content)
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -20,10 +20,10 @@ from Training.case_rows import CaseRow, Ledger, measure, outcome_of, read_rows, 
 from Training.cases import cases_of, groups_of, read_case
 from Training.evaluate import Options, evaluate, main
 from Training.evaluation_report import interval, number, p_value, signed
-from Training.evaluation_summary import calibration_of, in_words, of_protocol
+from Training.evaluation_summary import calibration_of, in_own_words, in_words, of_protocol
 from Training.manifest import read_manifest
 from Training.protocols import Answer
-from Training.robustness import in_other_words, misspelt, nonsense
+from Training.robustness import KINDS, in_other_words, misspelt, nonsense
 from Training.table3 import paper_rows, table, to_csv
 
 SPLITS = ["train"] * 4 + ["test"] * 4 + ["val"] * 4
@@ -83,8 +83,9 @@ def test_sides_are_asked_apart() -> None:
 
 
 def test_an_evaluation_writes_rows_table_and_report(world: Path, tmp_path: Path, models: list[str]) -> None:
-    report = run(world, tmp_path / "out", baseline="blind")
-    rows = read_rows(tmp_path / "out" / "cases.parquet")
+    report = run(world, tmp_path / "out", baseline="blind", robustness=True)
+    every = read_rows(tmp_path / "out" / "cases.parquet")
+    rows = [one for one in every if in_own_words(one)]
     ours = [r for r in rows if r.role == "ours" and r.protocol == "deployment"]
     assert {(r.case, r.concept) for r in ours if r.outcome == "both_empty"} == {
         ("ct/2/4-8", "urinary_bladder"), ("whole/2/whole", "urinary_bladder")}  # fmt: skip
@@ -95,7 +96,12 @@ def test_an_evaluation_writes_rows_table_and_report(world: Path, tmp_path: Path,
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["tests"]["deployment"]["difference"]["mean"] > 0
     assert summary["protocols"]["deployment"]["ours"]["outcomes"]["both_empty"] == 2
+    plural = {(r.reading, r.outcome) for r in every if (r.role, r.kind, r.concept) == ("ours", "plural", "kidney")}
+    assert plural == {("vocabulary", "overlap"), ("verbatim", "missed")}  # the oracle itself knows no plural
+    assert {r.outcome for r in every if r.kind == "nonsense"} == {"both_empty"}
+    assert {r.kind for r in every} == {"canonical", *KINDS, "nonsense"}
     html = report.read_text()
+    assert "In other words" in html
     assert html.count("data:image/png") >= 3
     assert "http://" not in html
     assert "https://" not in html
@@ -118,6 +124,12 @@ def test_a_file_that_is_gone_ends_the_run_and_keeps_what_was_done(
         run(world, tmp_path / "out")
     assert len(list((tmp_path / "out" / "done").glob("*.parquet"))) == 4
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_split_of_unknown_concepts_has_nothing_to_ask(tmp_path: Path, models: list[str]) -> None:
+    world = write_world(tmp_path, [labelled(splits=["test"] * 2 + ["train"] * 10, known_slices=(4, 11), absent=())])
+    with pytest.raises(InputError, match="known state in the split 'test'"):
+        run(world, tmp_path / "out")
 
 
 def test_a_mask_of_another_grid_is_refused(world: Path, tmp_path: Path) -> None:
