@@ -222,11 +222,12 @@ class MedicalSam3(nn.Module):
             kernels=upsampling_kernels(model.mask_decoder, len(pyramid.levels) - 1),
         )
 
-    def cls(self, pyramid: Pyramid) -> Tensor:
-        """Let the geometry encoder's CLS token ``(N, 1, C)`` look at each slice."""
+    def cls(self, pyramid: Pyramid, boxes: Tensor | None = None) -> Tensor:
+        """Let the geometry encoder's CLS token ``(N, 1, C)``, behind embedded boxes if there are any, see slices."""
         encoder = self.detector_model.geometry_encoder
         image, positions = _coarse_tokens(pyramid)
         cls = encoder.cls_embed.weight[None].expand(image.shape[0], -1, -1)
+        cls = cls if boxes is None else torch.cat([boxes, cls], 1)
         cls = encoder.prompt_layer_norm(encoder.final_proj(cls))
         for layer in encoder.layers:
             cls = layer(prompt_feats=cls, vision_feats=image, vision_pos_encoding=positions, prompt_mask=None)

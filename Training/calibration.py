@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from MedicalSAM3Lib.errors import InputError
-from MedicalSAM3Lib.presence import SliceCalibration
+from MedicalSAM3Lib.presence import PresenceSpec, SliceCalibration, VolumeRule
 
 WANTED_SPECIFICITY = 0.97
 """Of validation pairs, so that other slices stay above 0.95."""
@@ -26,6 +26,38 @@ THRESHOLD_RANGE = (0.3, 0.9)
 
 EVEN_ODDS = 0.5
 """Calibrated probability at which a slice is as likely to show the concept as not."""
+
+LEAST_PAIRS = 30
+"""Present ones, and absent ones: a modality with fewer is calibrated as all of them together are."""
+
+
+def fit_presence(logits: np.ndarray, is_present: np.ndarray, modality: np.ndarray, run_mm: float) -> PresenceSpec:
+    """Fit what ``presence.json`` says: each modality for itself where it has enough pairs, and all of them together.
+
+    Args:
+        logits, is_present: As ``fit_calibration``.
+        modality: Name ``(n,)`` of each pair's, as inference names it: "CT" for instance.
+        run_mm: See ``VolumeRule``.
+
+    Raises:
+        InputError: As ``fit_calibration``.
+    """
+    default, of_volume = fit_calibration(logits, is_present)
+    probability, fitted = default.probability(logits), {}
+    names = sorted(set(modality.tolist()))
+    for name in names if len(names) > 1 else ():
+        own = modality == name
+        if min(is_present[own].sum(), (~is_present[own]).sum()) >= LEAST_PAIRS:
+            fitted[name], _ = fit_calibration(logits[own], is_present[own])
+            probability[own] = fitted[name].probability(logits[own])
+    if fitted:
+        of_volume = _volume_threshold(probability[~is_present])
+    # A volume is never found while the gates of all its slices are shut.
+    every = {
+        name: one.model_copy(update={"threshold": min(one.threshold, of_volume)})
+        for name, one in {"default": default, **fitted}.items()
+    }
+    return PresenceSpec(volume=VolumeRule(run_mm=run_mm, threshold=of_volume), **every)
 
 
 def fit_calibration(logits: np.ndarray, is_present: np.ndarray) -> tuple[SliceCalibration, float]:
@@ -53,9 +85,14 @@ def fit_calibration(logits: np.ndarray, is_present: np.ndarray) -> tuple[SliceCa
 
     slope, bias = minimize(cross_entropy, np.zeros(2), method="Nelder-Mead").x
     probability = expit(logits * np.exp(slope) + bias)
-    of_volume = float(np.clip(np.quantile(probability[~present], WANTED_SPECIFICITY), *THRESHOLD_RANGE))
+    of_volume = _volume_threshold(probability[~present])
     of_slice = min(EVEN_ODDS, of_volume)
     return SliceCalibration(temperature=float(np.exp(-slope)), bias=float(bias), threshold=of_slice), of_volume
+
+
+def _volume_threshold(absent: np.ndarray) -> float:
+    """The lowest presence at which the wanted share of absent pairs is turned down."""
+    return float(np.clip(np.quantile(absent, WANTED_SPECIFICITY), *THRESHOLD_RANGE))
 
 
 def expected_calibration_error(probability: np.ndarray, is_present: np.ndarray, bins: int = 10) -> float:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from MedicalSAM3Lib.presence import Mode
+from Training.cases import SIDES
 from Training.checkpoints import Meta
 from Training.config import TrainConfig
 from Training.manifest import Manifest
 from Training.modes import ModeScores, mode_numbers, mode_tables
-from Training.scoring import LARGE, SIDES, Scores
+from Training.scoring import LARGE, Scores
 
 _HEAD = """# Demonstration model of MedicalSAM3
 

@@ -128,6 +128,11 @@ class BatchSource:
         per_step = self._config.batch_slices * (1 if self._in_order else self._world_size)
         return -(-len(self._slices) // per_step)
 
+    def modalities(self, step: int) -> list[str]:
+        """Modality of each slice of a batch, of a split that is shown in order."""
+        first = step * self._config.batch_slices
+        return [volume.modality for volume, _ in self._slices[first : first + self._config.batch_slices]]
+
     def batch(self, step: int) -> Batch:
         """The batch of a step, the same every time it is asked for."""
         if self._in_order:

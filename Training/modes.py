@@ -14,8 +14,9 @@ import numpy as np
 
 from MedicalSAM3Lib.model_folder import LoadedModel
 from MedicalSAM3Lib.presence import Mode
+from Training.cases import SIDES
 from Training.manifest import Manifest
-from Training.scoring import LARGE, SIDES, Examiner, Scores
+from Training.scoring import LARGE, Examiner, Scores
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 

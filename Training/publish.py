@@ -15,34 +15,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from MedicalSAM3Lib.atomic import replacing
 from MedicalSAM3Lib.errors import InputError, MedicalSAM3Error
 from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.model_folder import CARD_FILE, PRESENCE_FILE, load_model_folder, save_model_folder, write_sums
-from MedicalSAM3Lib.presence import Mode, PresenceSpec, VolumeRule
+from MedicalSAM3Lib.presence import Mode, PresenceSpec
 from MedicalSAM3Lib.resources import resource
 from MedicalSAM3Lib.tensor_files import read_tensors
 from MedicalSAM3Lib.text import Tokenizer
 from MedicalSAM3Lib.weights import load_strictly
-from Training.calibration import expected_calibration_error, fit_calibration
+from Training.calibrate import RUN_MM, ask_presence, in_words
+from Training.calibration import fit_presence
 from Training.card import make_card
 from Training.checkpoints import Checkpoints, Meta, read_meta
-from Training.collate import LabelState
 from Training.config import TrainConfig, make_config
 from Training.data import TrainingData
 from Training.manifest import Manifest, read_manifest
 from Training.modes import ModeScores, best_mode, compare_modes
 from Training.network import build_network
-from Training.phrases import HELD_OUT_NONSENSE, PhraseBank, draw_nonsense
+from Training.phrases import HELD_OUT_NONSENSE, PhraseBank
 from Training.scoring import Examiner
-from Training.step import encode_phrases
 
 NOTICE = "Demonstration model, trained on four volumes: not for any medical use."
-RUN_MM = 6.0
-"""A structure is expected on neighbouring slices over this length; single flickers are no finding."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,11 +72,9 @@ def publish(run: Path, out: Path) -> str:
     model, tokenizer = load_network(config, checkpoint)
     data = TrainingData.load(config.data)
 
-    logits, truth = presence_logits(model, tokenizer, data)
-    calibration, of_volume = fit_calibration(logits, truth)
-    error = expected_calibration_error(calibration.probability(logits), truth)
-    presence = PresenceSpec(default=calibration, volume=VolumeRule(run_mm=RUN_MM, threshold=of_volume))
-    print(f"presence: {presence.model_dump()}, calibration error {error:.3f} over {len(truth)} pairs")
+    asked = ask_presence(model, tokenizer, data)
+    presence = fit_presence(*asked, RUN_MM)
+    print(f"presence: {presence.model_dump()}, {in_words(asked, presence)}")
 
     preprocess = config.data.preprocess.model_dump(mode="json")
     phrases = trained_phrases(read_manifest(Path(config.data.manifest)))
@@ -155,32 +149,6 @@ def load_network(config: TrainConfig, checkpoint: Path) -> tuple[MedicalSam3, To
     model, tokenizer = build_network(config.model, config.run.seed)
     load_strictly(model, read_tensors(checkpoint / "model.safetensors"), checkpoint.name)
     return model.eval(), tokenizer
-
-
-@torch.inference_mode()
-def presence_logits(model: MedicalSam3, tokenizer: Tokenizer, data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
-    """Presence logits of all validation pairs and of a nonsense phrase for every third of them, and the truth.
-
-    Raises:
-        InputError: The manifest has no validation slices.
-    """
-    source = data.source("val", seed=0)
-    if not len(source):
-        raise InputError("Expected slices of the split 'val' in the manifest, got none; presence needs them.")
-    rng = np.random.default_rng(0)
-    logits, truth = [], []
-    for step in range(len(source)):
-        batch = source.batch(step)
-        slices = model.share(model.pyramid(model.encode_trunk(batch.images))).for_queries()
-        for n in range(len(batch.images)):
-            pairs = [p for p in range(len(batch.phrases)) if batch.pair_slice[p] == n]
-            nonsense = [draw_nonsense(rng, data.concepts) for _ in range(len(pairs) // 3)]
-            phrases = encode_phrases((*(batch.phrases[p] for p in pairs), *nonsense), tokenizer)
-            text = model.encode_text(phrases.input_ids, phrases.attention_mask).take(phrases.pair_phrase)
-            rows = torch.full((len(phrases.pair_phrase),), n)
-            logits.append(model.decode_queries(slices.take(rows), text).presence.float().numpy())
-            truth += [bool(batch.states[p] == LabelState.PRESENT) for p in pairs] + [False] * len(nonsense)
-    return np.concatenate(logits), np.array(truth)
 
 
 def compare(folder: Path, config: TrainConfig) -> dict[Mode, ModeScores] | None:

@@ -10,32 +10,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.feature_cache import FeatureCache
-from MedicalSAM3Lib.files import read_volume
-from MedicalSAM3Lib.geometry import canonical_of, input_axis
 from MedicalSAM3Lib.model_folder import LoadedModel
 from MedicalSAM3Lib.pipeline import segment
 from MedicalSAM3Lib.presence import Mode
 from MedicalSAM3Lib.structures import Segmentation, Volume
+from Training.cases import AXES, SIDES, groups_of, part_of, read_case, runs_of
 from Training.manifest import Manifest, ManifestRow
 from Training.phrases import PhraseBank
-
-SIDES = ("left_", "right_")
 
 LARGE = (
     "liver", "spleen", "kidney", "stomach", "urinary_bladder", "colon", "aorta", "heart", "lung",
     "back_muscle", "psoas_muscle", "gluteal_muscle", "vertebra", "sacrum", "hip_bone", "femur",
 )  # fmt: skip
 """Large organs, muscles and bones: the set over which the published mean is taken, fixed before training."""
-
-
-AXES: tuple[Literal["0", "1", "2"], ...] = ("0", "1", "2")
-"""The axis of a manifest's row as a setting."""
 
 
 @dataclass
@@ -152,14 +144,8 @@ class Examiner:
         present = {row.concept for row in rows if row.label_state == "present"}
         unknown = {row.concept for row in rows if row.label_state == "unknown"}
         known = {row.concept for row in rows} - unknown
-        chosen = _part_of(volume, settings)
-        # A side and the whole organ would compete for the same voxels: they are asked one after the other.
-        for group in (
-            [c for c in sorted(known) if not c.startswith(SIDES)],
-            [c for c in sorted(known) if c.startswith(SIDES)],
-        ):
-            if not group:
-                continue
+        chosen = part_of(volume, settings.slices, 0 if settings.axis == "auto" else int(settings.axis))
+        for group in groups_of(sorted(known)):
             asked_nonsense = self._nonsense if not group[0].startswith(SIDES) else ()
             result = segment(
                 volume,
@@ -182,22 +168,5 @@ class Examiner:
             scores.nonsense.add(finding.state == "found")
 
     def _read(self, rows: list[ManifestRow]) -> tuple[Volume, dict[str, np.ndarray]]:
-        volume = read_volume(self._manifest.path(rows[0].image))
-        paths = {row.concept: row.mask for row in rows if row.mask}
-        masks = {concept: read_volume(self._manifest.path(path)).array > 0.5 for concept, path in paths.items()}
-        return volume, masks
-
-
-def runs_of(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Half-open ranges of neighbouring numbers, of sorted ones."""
-    starts = [n for n in numbers if n - 1 not in numbers]
-    stops = [n + 1 for n in numbers if n + 1 not in numbers]
-    return list(zip(starts, stops, strict=True))
-
-
-def _part_of(volume: Volume, settings: SegmentSettings) -> tuple[slice, ...]:
-    """The asked slices as an index into an array ``(K, J, I)`` of the input."""
-    part = [slice(None)] * 3
-    if settings.slices:
-        part[input_axis(canonical_of(volume.ijk_to_lps), int(settings.axis))] = slice(*settings.slices)
-    return tuple(part)
+        volume, labels = read_case(self._manifest, rows)
+        return volume, {concept: numbers > 0 for concept, numbers in labels.items()}

@@ -31,11 +31,11 @@ from Training import distributed
 from Training.checkpoints import Checkpoints, Meta, check_same_run, package_versions, read_meta, restore
 from Training.config import TrainConfig, load_config
 from Training.distributed import Ranks
-from Training.evaluate import Source, validate
 from Training.network import build_network
 from Training.optim import Optimizer, build_groups, check_gradients, describe
 from Training.runlog import RunLog
 from Training.step import TrainStep, encode_phrases, freeze_idle
+from Training.validation import Source, validate
 
 logger = logging.getLogger("Training.train")
 

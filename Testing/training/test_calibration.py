@@ -11,6 +11,7 @@ from Training.calibration import (
     WANTED_SPECIFICITY,
     expected_calibration_error,
     fit_calibration,
+    fit_presence,
 )
 
 
@@ -84,3 +85,37 @@ def test_fewer_bins_hide_what_more_bins_show() -> None:
     probability, truth = np.array([0.1, 0.9]), np.array([True, False])
     assert expected_calibration_error(probability, truth, bins=1) == 0.0
     assert expected_calibration_error(probability, truth) == pytest.approx(0.9)
+
+
+def test_each_modality_is_calibrated_by_its_own_pairs() -> None:
+    """CT promises too little, MR far too much; of OCT there is too little to say."""
+    logits, truth = two_normals(3.0, -1.0, 2.0)
+    every = np.concatenate([logits, 10.0 * logits + 4.0, np.full(20, 50.0)])
+    present = np.concatenate([truth, truth, np.arange(20) < 10])
+    modality = np.array(["CT"] * len(logits) + ["MR"] * len(logits) + ["OCT"] * 20)
+    presence = fit_presence(every, present, modality, run_mm=6.0)
+    assert sorted(presence.model_extra or {}) == ["CT", "MR"]
+    ct, mr = (presence.slice_calibration(name) for name in ("CT", "MR"))
+    assert ct.temperature == pytest.approx(1.0, rel=0.06)
+    assert mr.temperature == pytest.approx(10.0, rel=0.06)
+    assert presence.slice_calibration("OCT") == presence.default
+    assert presence.volume.run_mm == 6.0
+    assert max(one.threshold for one in (ct, mr, presence.default)) <= presence.volume.threshold
+    written = presence.model_dump_json()
+    assert type(presence).model_validate_json(written) == presence
+
+
+def test_a_single_modality_needs_no_key_of_its_own() -> None:
+    logits, truth = two_normals(3.0, -1.0, 2.0)
+    presence = fit_presence(logits, truth, np.array(["CT"] * len(logits)), run_mm=0.0)
+    assert not presence.model_extra
+    assert (presence.default, presence.volume.threshold) == fit_calibration(logits, truth)
+
+
+def test_a_volume_is_not_found_while_all_its_slices_are_shut() -> None:
+    logits, truth = two_normals(6.0, -6.0, 1.0)
+    hard, hard_truth = two_normals(0.5, 0.0, 1.0, present=40, absent=40)
+    modality = np.array(["CT"] * len(logits) + ["MR"] * len(hard))
+    presence = fit_presence(np.concatenate([logits, hard]), np.concatenate([truth, hard_truth]), modality, run_mm=0.0)
+    assert presence.volume.threshold < 0.5
+    assert presence.slice_calibration("MR").threshold <= presence.volume.threshold

@@ -1,155 +1,231 @@
-"""Validation of a network whose answers are written down."""
+"""The whole evaluation with an oracle that reads grey values: rows, resuming, protocols, report"""
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
-from MedicalSAM3Lib.mask_head import Masks
-from MedicalSAM3Lib.model import Prompt, Pyramid, Queries, Slices, TextFeatures
-from Testing.training.tiny_world import FakeTokenizer, SquareSource
-from Training.collate import Batch, LabelState, Sample, collate
-from Training.evaluate import Row, score_batch, summarise, validate
+from MedicalSAM3Lib.errors import InputError
+from MedicalSAM3Lib.structures import Finding
+from Testing.training.data_world import labelled, write_world
+from Testing.training.test_scoring import oracle
+from Training import evaluate as module
+from Training.bootstrap import Interval
+from Training.case_rows import CaseRow, Ledger, measure, outcome_of, read_rows, write_rows
+from Training.cases import cases_of, groups_of, read_case
+from Training.evaluate import Options, evaluate, main
+from Training.evaluation_report import interval, number, p_value, signed
+from Training.evaluation_summary import calibration_of, in_own_words, in_words, of_protocol
+from Training.manifest import read_manifest
+from Training.protocols import Answer
+from Training.robustness import KINDS, in_other_words, misspelt, nonsense
+from Training.table3 import paper_rows, table, to_csv
 
-SIDE = 8
-FULL, EMPTY = torch.ones(1, SIDE, SIDE, dtype=torch.bool), torch.zeros(0, SIDE, SIDE, dtype=torch.bool)
-
-
-class WrittenDown(nn.Module):
-    """Says of pair b: presence ``presence[b]``; of all pairs: one object of this score and mask, this map."""
-
-    def __init__(self, presence: list[float], instance: Tensor, semantic: Tensor, score: float = 9.0) -> None:
-        super().__init__()
-        self.anything = nn.Parameter(torch.zeros(1))
-        self._presence, self._instance, self._semantic, self._score = presence, instance, semantic, score
-
-    def encode_trunk(self, images: Tensor) -> Tensor:
-        return images
-
-    def pyramid(self, tokens: Tensor) -> Pyramid:
-        return Pyramid((tokens,), (tokens,))
-
-    def encode_text(self, ids: Tensor, mask: Tensor) -> TextFeatures:
-        return TextFeatures(ids[..., None].float(), mask.bool())
-
-    def share(self, pyramid: Pyramid) -> Slices:
-        return Slices(*pyramid.levels, *pyramid.positions, pyramid.levels[0], (), ())
-
-    def decode_queries(self, slices: Slices, text: TextFeatures) -> Queries:
-        pairs = len(text.tokens)
-        presence = torch.tensor(self._presence[:pairs])
-        empty = torch.zeros(pairs, 1, 4)
-        return Queries(
-            presence, torch.full((pairs, 1), self._score), empty, empty, empty, Prompt(text.tokens, text.mask)
-        )
-
-    def decode_masks(self, slices: Slices, queries: Queries) -> Masks:
-        pairs = len(queries.presence)
-        assert len(slices.tokens) == pairs
-        pixels = self._instance.expand(pairs, 1, -1, -1)
-        return Masks(self._semantic.expand(pairs, -1, -1), pixels, torch.ones(pairs, 1, 1), torch.zeros(pairs, 1))
+SPLITS = ["train"] * 4 + ["test"] * 4 + ["val"] * 4
 
 
-def half_map(value: float = 5.0) -> Tensor:
-    """Logits of the left half of the picture."""
-    logits = torch.full((4, 4), -5.0)
-    logits[:, :2] = value
-    return logits
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """Two patients: slices of one, all of another."""
+    return write_world(tmp_path, [labelled(splits=SPLITS), labelled("whole", splits=["test"] * 12)])
 
 
-def one_slice(*asked: tuple[str, LabelState, Tensor]) -> Any:
-    phrases, states, masks = zip(*asked, strict=True)
-    return collate([Sample(torch.zeros(3, SIDE, SIDE), phrases, states, masks)])
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Oracles in place of models; "blind" finds only the liver."""
+    loaded: list[str] = []
+
+    def load(name: str) -> object:
+        loaded.append(name)
+        model = oracle()
+        if name == "blind":
+            from Testing.training.test_scoring import BANDS
+
+            model = oracle({phrase: band if phrase == "liver" else (3.0, 4.0) for phrase, band in BANDS.items()})
+        return replace(model, weights_hash=f"{name:0<64}")
+
+    monkeypatch.setattr("MedicalSAM3Lib.registry.load_model", load)
+    return loaded
 
 
-def score(model: nn.Module, batch: Any) -> list[Row]:
-    return score_batch(model, FakeTokenizer(), batch, bf16=False)  # type: ignore[arg-type]
+def run(world: Path, out: Path, baseline: str | None = None, **changes: object) -> Path:
+    options = Options(**{"robustness": False, **changes})  # type: ignore[arg-type]
+    return evaluate("good", baseline, world, out, options, lambda *_: None)
 
 
-NOTHING = torch.full((4, 4), -5.0)
+def row(**changes: object) -> CaseRow:
+    values = {"role": "ours", "protocol": "paper", "dataset": "drive", "patient": "a", "modality": "OP",
+              "case": "a/2/0-1",
+              "concept": "x", "kind": "canonical", "reading": "vocabulary", "phrase": "x", "is_present": True,
+              "outcome": "overlap", "presence": 0.9, "dice": 0.5, "iou": 0.4, "nsd": 0.5, "hd95_mm": 1.0,
+              "f1": math.nan, "panoptic_quality": math.nan, "objects_from": ""}  # fmt: skip
+    return CaseRow(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def test_a_found_mask_is_compared_with_all_objects_together() -> None:
-    left = FULL.clone()
-    left[:, :, 4:] = False
-    objects = torch.cat([left & (torch.arange(SIDE) < 2), left & (torch.arange(SIDE) >= 2)])
-    batch = one_slice(("liver", LabelState.PRESENT, objects))
-    assert score(WrittenDown([9.0], NOTHING, half_map()), batch) == [Row("liver", 1.0, True, True)]
-    assert score(WrittenDown([9.0], half_map(), NOTHING), batch) == [Row("liver", 1.0, True, True)]
+def test_cases_are_slices_runs_and_whole_volumes(world: Path) -> None:
+    manifest = read_manifest(world)
+    assert [case.name for case in cases_of(manifest, "test", slice_by_slice=False)] == ["ct/2/4-8", "whole/2/whole"]
+    single = cases_of(manifest, "test", slice_by_slice=True)
+    assert len(single) == 16
+    assert single[0].concepts("absent") == ["spleen", "urinary_bladder"]
+    with pytest.raises(InputError, match="unseen"):
+        cases_of(manifest, "unseen", slice_by_slice=True)
 
 
-def test_an_unsure_instance_does_not_count() -> None:
-    batch = one_slice(("liver", LabelState.PRESENT, FULL))
-    assert score(WrittenDown([9.0], half_map(), NOTHING, score=-1.0), batch)[0].dice == 0.0
+def test_sides_are_asked_apart() -> None:
+    assert groups_of(["left_kidney", "liver", "kidney"]) == [["kidney", "liver"], ["left_kidney"]]
+    assert groups_of([]) == []
 
 
-def test_a_closed_gate_misses_what_is_there_and_agrees_on_what_is_not() -> None:
-    batch = one_slice(("liver", LabelState.PRESENT, FULL), ("spleen", LabelState.ABSENT, EMPTY))
-    rows = score(WrittenDown([-9.0, -9.0], half_map(), half_map()), batch)
-    assert rows[0] == Row("liver", 0.0, True, False)
-    assert math.isnan(rows[1].dice)
-    assert not rows[1].is_found
+def test_an_evaluation_writes_rows_table_and_report(world: Path, tmp_path: Path, models: list[str]) -> None:
+    report = run(world, tmp_path / "out", baseline="blind", robustness=True)
+    every = read_rows(tmp_path / "out" / "cases.parquet")
+    rows = [one for one in every if in_own_words(one)]
+    ours = [r for r in rows if r.role == "ours" and r.protocol == "deployment"]
+    assert {(r.case, r.concept) for r in ours if r.outcome == "both_empty"} == {
+        ("ct/2/4-8", "urinary_bladder"), ("whole/2/whole", "urinary_bladder")}  # fmt: skip
+    assert all(math.isnan(r.dice) for r in ours if r.outcome == "both_empty")
+    assert min(r.dice for r in ours if r.concept in ("liver", "spleen", "left_kidney")) > 0.9
+    blind = [r for r in rows if r.role == "baseline" and r.concept == "spleen" and r.is_present]
+    assert {(r.outcome, r.dice, r.nsd) for r in blind} == {("missed", 0.0, 0.0)}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["tests"]["deployment"]["difference"]["mean"] > 0
+    assert summary["protocols"]["deployment"]["ours"]["outcomes"]["both_empty"] == 2
+    plural = {(r.reading, r.outcome) for r in every if (r.role, r.kind, r.concept) == ("ours", "plural", "kidney")}
+    assert plural == {("vocabulary", "overlap"), ("verbatim", "missed")}  # the oracle itself knows no plural
+    assert {r.outcome for r in every if r.kind == "nonsense"} == {"both_empty"}
+    assert {r.kind for r in every} == {"canonical", *KINDS, "nonsense"}
+    html = report.read_text()
+    assert "In other words" in html
+    assert html.count("data:image/png") >= 3
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "boxes" in (tmp_path / "out" / "table3.csv").read_text()
 
 
-def test_what_is_found_where_it_is_absent_scores_zero() -> None:
-    batch = one_slice(("spleen", LabelState.ABSENT, EMPTY))
-    assert score(WrittenDown([9.0], half_map(), half_map()), batch) == [Row("spleen", 0.0, False, True)]
+def test_what_is_done_is_not_asked_again_and_gives_the_same_report(
+    world: Path, tmp_path: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(world, tmp_path / "out").read_bytes()
+    monkeypatch.setattr(module.Scorer, "_score", lambda *_: pytest.fail("asked again"))
+    assert run(world, tmp_path / "out").read_bytes() == first
 
 
-def test_unknown_pairs_are_not_scored() -> None:
-    batch = one_slice(("liver", LabelState.UNKNOWN, EMPTY), ("spleen", LabelState.PRESENT, FULL))
-    assert [row.phrase for row in score(WrittenDown([9.0, 9.0], half_map(), half_map()), batch)] == ["spleen"]
+def test_a_file_that_is_gone_ends_the_run_and_keeps_what_was_done(
+    world: Path, tmp_path: Path, models: list[str]
+) -> None:
+    next((tmp_path / "whole").glob("image*")).unlink()
+    with pytest.raises(InputError):
+        run(world, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "done").glob("*.parquet"))) == 4
+    assert not (tmp_path / "out" / "report.html").exists()
 
 
-def test_the_summary_is_a_mean_over_concepts_that_are_somewhere_present() -> None:
-    nan = math.nan
-    rows = [
-        Row("liver", 1.0, True, True),
-        Row("liver", 0.0, True, False),
-        Row("liver", nan, False, False),
-        Row("spleen", 1.0, True, True),
-        Row("bladder", nan, False, False),
-        Row("bladder", 0.0, False, True),
+def test_a_split_of_unknown_concepts_has_nothing_to_ask(tmp_path: Path, models: list[str]) -> None:
+    world = write_world(tmp_path, [labelled(splits=["test"] * 2 + ["train"] * 10, known_slices=(4, 11), absent=())])
+    with pytest.raises(InputError, match="known state in the split 'test'"):
+        run(world, tmp_path / "out")
+
+
+def test_a_mask_of_another_grid_is_refused(world: Path, tmp_path: Path) -> None:
+    import SimpleITK as sitk
+
+    manifest = read_manifest(world)
+    rows = [one for one in manifest.of_volume("ct") if one.concept == "liver"]
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4, 5), np.uint8)), str(manifest.path(rows[0].mask)))
+    with pytest.raises(InputError, match="liver"):
+        read_case(manifest, rows)
+
+
+def test_words_are_asked_both_ways(world: Path, tmp_path: Path, models: list[str]) -> None:
+    assert misspelt("liver", 1) == misspelt("liver", 1) != "liver"
+    assert sorted(misspelt("urinary bladder", 0)) == sorted("urinary bladder")
+    assert in_other_words(["kidney"], "plural", 0) == {"kidney": "kidneys"}
+    assert "kneecap" not in nonsense()
+    rows = [row(protocol="deployment", kind=kind, reading=how, dice=value)
+            for kind, how, value in (("canonical", "vocabulary", 0.8), ("plural", "verbatim", 0.6))]  # fmt: skip
+    lines = in_words(rows, "ours", 0)
+    assert [line["kind"] for line in lines] == ["canonical", "plural"]
+    assert lines[1]["change"].mean == pytest.approx(-20.0)
+
+
+def test_a_false_positive_counts_nothing_in_the_paper_and_zero_in_deployment() -> None:
+    wrong = {"is_present": False, "outcome": "false_positive", "dice": 0.0}
+    empty = {"is_present": False, "outcome": "both_empty", "dice": math.nan, "concept": "z"}
+    for protocol, mean, count in (("paper", 50.0, 1), ("deployment", 25.0, 2)):
+        rows = [row(protocol=protocol), row(protocol=protocol, concept="y", **wrong), row(protocol=protocol, **empty)]
+        found = of_protocol(rows, protocol, "ours", 0)
+        assert (found["metrics"]["dice"].mean, found["metrics"]["dice"].count) == (mean, count)
+        assert (found["specificity"], found["absent"]) == (50.0, 2)
+
+
+def test_outcomes_and_contradictions() -> None:
+    assert outcome_of(True, True, "found") == "overlap"
+    assert outcome_of(True, False, "not_found") == "missed"
+    assert outcome_of(False, True, "found") == "false_positive"
+    assert outcome_of(False, False, "not_found") == "both_empty"
+    assert outcome_of(False, False, "failed") == "failed"
+    nothing = np.zeros((1, 4, 4), np.int32)
+    failed = Answer(Finding("x", "failed"), nothing > 0)
+    assert measure(failed, nothing, False, (1.0, 1.0, 1.0), 1.0)["dice"] == 0.0
+    with pytest.raises(InputError, match="mask"):
+        measure(failed, nothing, True, (1.0, 1.0, 1.0), 1.0)
+
+
+def test_rows_come_back_and_damage_is_named(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "done")
+    assert ledger.find({"case": "a"}) is None
+    ledger.add({"case": "a"}, [row()])
+    assert [one.dice for one in ledger.find({"case": "a"}) or []] == [0.5]
+    assert ledger.find({"case": "b"}) is None
+    next((tmp_path / "done").iterdir()).write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="delete it"):
+        ledger.find({"case": "a"})
+    write_rows(tmp_path / "none.parquet", [])
+    assert read_rows(tmp_path / "none.parquet") == []
+
+
+def test_table_3_has_the_papers_numbers_and_ours() -> None:
+    paper = paper_rows()
+    assert (len(paper), sum(one.part == "external" for one in paper)) == (17, 7)
+    internal = [one for one in paper if one.part == "internal"]
+    assert np.mean([one.dice_ours for one in internal]) == pytest.approx(77.0, abs=0.06)
+    lines = table([row(), row(role="baseline", dice=0.2), row(dataset="own")], 0)
+    drive = next(line for line in lines if line.dataset == "drive")
+    assert (drive.dice.mean, drive.baseline_dice.mean) == (50.0, 20.0)  # type: ignore[union-attr]
+    assert lines[-1].part == "not in the paper"
+    assert "drive,DRIVE,internal,24.8,55.8" in to_csv(lines)
+
+
+def test_numbers_of_the_report_are_read_as_meant() -> None:
+    assert [signed(value) for value in (1.25, -0.04, 0.04, -3.0, math.nan)] == ["+1.2", "0.0", "0.0", "-3.0", "\u2013"]
+    assert interval(Interval(0.0, -0.04, 0.04, 9, 9)) == "0.0 to 0.0"
+    assert interval(Interval(1.0, math.nan, math.nan, 9, 1)) == ""
+    assert [number(value) for value in (None, math.nan, 1.26)] == ["\u2013", "\u2013", "1.3"]
+    assert [p_value(p) for p in (math.nan, 0.0, 0.0625)] == ["\u2013", "< 0.001", "0.062"]
+
+
+def test_presence_is_measured_for_each_modality_where_there_are_several() -> None:
+    ct = [row(protocol="deployment", modality="CT", presence=1.0)] * 3
+    mr = [row(protocol="deployment", modality="MR", presence=1.0, is_present=False, outcome="false_positive")]
+    assert calibration_of(ct, "deployment", "ours") == [{"modality": "", "count": 3, "ece": 0.0}]
+    lines = calibration_of(
+        [*ct, *mr, row(modality="MR", protocol="deployment", presence=math.nan)], "deployment", "ours"
+    )
+    assert [(line["modality"], line["count"], line["ece"]) for line in lines] == [
+        ("", 4, 0.25),
+        ("CT", 3, 0.0),
+        ("MR", 1, 1.0),
     ]
-    scores = summarise(rows)
-    assert scores["dice"] == 0.75
-    assert scores["concepts"]["liver"] == {"dice": 0.5, "count": 2, "undefined": 1}
-    assert scores["concepts"]["bladder"] == {"dice": 0.0, "count": 1, "undefined": 1}
-    assert (scores["sensitivity"], scores["present"]) == (2 / 3, 3)
-    assert (scores["specificity"], scores["absent"]) == (2 / 3, 3)
+    assert calibration_of([], "deployment", "ours") == []
 
 
-def test_nothing_to_score_is_not_a_number() -> None:
-    assert math.isnan(summarise([])["dice"])
-
-
-class CountedSource(SquareSource):
-    """Remembers which batches were asked for."""
-
-    def __init__(self, length: int) -> None:
-        super().__init__(batch_slices=1, length=length)
-        self.asked: list[int] = []
-
-    def batch(self, step: int) -> Batch:
-        self.asked.append(step)
-        return super().batch(step)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_validation_looks_at_the_batches_asked_for_and_leaves_the_mode_as_it_was(training: bool) -> None:
-    source = CountedSource(length=5)
-    model = WrittenDown([9.0, -9.0, 9.0], half_map(), half_map()).train(training)
-    scores = validate(model, FakeTokenizer(), source, 3, bf16=False)  # type: ignore[arg-type]
-    assert source.asked == [0, 1, 2]
-    assert (scores["present"], scores["absent"]) == (3, 3)
-    assert model.training is training
-
-
-def test_validation_ends_with_the_source() -> None:
-    source = CountedSource(length=2)
-    validate(WrittenDown([9.0] * 3, NOTHING, NOTHING), FakeTokenizer(), source, 9, bf16=False)  # type: ignore[arg-type]
-    assert source.asked == [0, 1]
+def test_a_wrong_call_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["--checkpoint", "tiny", "--manifest", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    assert code != 0
+    assert "manifest" in capsys.readouterr().err

@@ -16,12 +16,13 @@ from MedicalSAM3Lib.presence import PresenceSpec
 from Testing.lib.small_world import small_config
 from Testing.training.data_world import SPEC, labelled, write_world
 from Training import publish, train
+from Training.calibrate import ask_presence
 from Training.card import make_card
 from Training.checkpoints import Meta
 from Training.config import TrainConfig, WarmStartConfig, make_config
 from Training.data import TrainingData
 from Training.manifest import read_manifest, write_manifest
-from Training.publish import best_checkpoint, examine, load_network, presence_logits
+from Training.publish import best_checkpoint, examine, load_network
 from Training.scoring import Overlap, Rejections, Scores
 
 SIDE = 56
@@ -120,13 +121,14 @@ def test_presence_is_asked_of_validation_pairs_and_of_nonsense(world: Path) -> N
     config = config_of(world)
     model, tokenizer = load_network(config, best_checkpoint(world / "run"))
     data = TrainingData.load(config.data)
-    logits, truth = presence_logits(model, tokenizer, data)
+    logits, truth, modality = ask_presence(model, tokenizer, data)
     # Four slices of six concepts, and two nonsense phrases each; spleen and kidneys are there.
     assert len(logits) == len(truth) == 4 * (6 + 2)
+    assert set(modality.tolist()) == {"CT"}
     assert truth.sum() == 4 * 4
     assert np.isfinite(logits).all()
-    again = presence_logits(model, tokenizer, data)
-    assert np.array_equal(again[0], logits)
+    again = ask_presence(model, tokenizer, data)
+    assert np.array_equal(again.logits, logits)
 
 
 def without(world: Path, folder: Path, split: str) -> TrainConfig:
@@ -147,7 +149,7 @@ def test_a_manifest_without_validation_or_unseen_patient_is_refused(world: Path,
     config = without(world, tmp_path, "val")
     model, tokenizer = load_network(config, best_checkpoint(world / "run"))
     with pytest.raises(InputError, match="split 'val' in the manifest, got none"):
-        presence_logits(model, tokenizer, TrainingData.load(config.data))
+        ask_presence(model, tokenizer, TrainingData.load(config.data))
 
 
 def test_a_folder_without_checkpoints_is_refused_in_one_line(

@@ -15,8 +15,9 @@ from MedicalSAM3Lib.model_folder import LoadedModel
 from Testing.lib.fakes import FakeModel, fake_model
 from Testing.lib.phantoms import oblique_affine
 from Testing.training.data_world import image_of, labelled, write_world
+from Training.cases import runs_of
 from Training.manifest import read_manifest, write_manifest
-from Training.scoring import LARGE, Examiner, Overlap, Rejections, Scores, runs_of
+from Training.scoring import LARGE, Examiner, Overlap, Rejections, Scores
 
 SPLITS = ["train"] * 4 + ["test"] * 4 + ["val"] * 4
 BANDS = {

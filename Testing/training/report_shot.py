@@ -1,0 +1,38 @@
+"""The picture of an evaluation in ``Resources/Screenshots``: ``python -m Testing.training.report_shot REPORT``
+
+REPORT is the ``report.html`` that ``Training.evaluate`` wrote for the demonstration model; seen in Chromium.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from Testing.server.page_driver import FLAGS, chromium
+
+WIDTH = 1180
+
+
+def main(report: Path) -> None:
+    """Take it from the top down to the end of the answers."""
+    screenshots = Path(__file__).resolve().parents[2] / "Resources" / "Screenshots"
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+        page = browser.new_page(viewport={"width": WIDTH, "height": 900})
+        page.goto(report.resolve().as_uri())
+        end = page.locator("#concepts").bounding_box()
+        assert end is not None, "expected a report of this project"
+        clip = {"x": 0, "y": 0, "width": WIDTH, "height": end["y"]}
+        picture = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip))).convert("RGB")
+        browser.close()
+    smaller = picture.resize((WIDTH * 4 // 5, picture.height * 4 // 5), Image.Resampling.LANCZOS)
+    colours = smaller.quantize(128, kmeans=2, dither=Image.Dither.NONE)
+    colours.save(screenshots / "evaluation-report.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
