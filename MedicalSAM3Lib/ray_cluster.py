@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import numpy as np
 
 from MedicalSAM3Lib.engine_process import EngineOptions
 from MedicalSAM3Lib.errors import SettingsError
-from MedicalSAM3Lib.ray_engines import Gone
+from MedicalSAM3Lib.ray_engines import EngineGoneError
 from MedicalSAM3Lib.ray_worker import Worker
 
 LOCAL = "local"
@@ -31,7 +34,9 @@ def connect(address: str, options: EngineOptions) -> RayCluster:
     try:
         import ray
     except ImportError as error:
-        raise SettingsError("ray: expected the package ray, it is missing; pip install 'medical-sam3[batch]'.") from error
+        raise SettingsError(
+            "ray: expected the package Ray, it is missing; pip install 'medical-sam3[batch]'."
+        ) from error
     folder = Path(tempfile.mkdtemp(prefix="msam3-ray-")) if address == LOCAL else None
     common: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR, "log_to_driver": False}
     if folder is not None:
@@ -46,8 +51,10 @@ def connect(address: str, options: EngineOptions) -> RayCluster:
             common["_plasma_directory"] = "/dev/shm"
     else:
         del common["include_dashboard"]
-    failure = _in_a_thread(lambda: ray.init(address, **common))
-    if failure is not None:
+    try:
+        with _signals_kept():
+            ray.init(address, **common)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as failure:
         _remove(folder)
         raise SettingsError(
             f"ray: expected a Ray cluster at '{address}', got none ({type(failure).__name__}); "
@@ -63,13 +70,12 @@ class RayCluster:
         self._ray, self._options, self._folder = ray, options, folder
         gpus = int(ray.cluster_resources().get("GPU", 0))
         self.devices = ("cuda",) * gpus if options.devices == ("auto",) and gpus else options.devices
-        self._actor = ray.remote(Worker)
+        self._actor = ray.remote(max_restarts=0, concurrency_groups={"hear": 1, "take": 1})(Worker)
 
     def start(self, device: str) -> RayRemote:
         """Ask for an actor with a GPU or with threads of a processor. It is never started again by Ray itself."""
         needs = {"num_gpus": 1} if device.startswith("cuda") else {"num_cpus": max(1, self._options.threads)}
-        groups = {"hear": 1, "take": 1}
-        actor = self._actor.options(max_restarts=0, concurrency_groups=groups, **needs)
+        actor = self._actor.options(**needs)
         # Ray shows an actor only the GPU that it has, as number 0.
         shown = "cuda" if device.startswith("cuda") else device
         return RayRemote(self._ray, actor.remote(shown, self._options))
@@ -92,14 +98,14 @@ class RayRemote:
             stored = None if array is None else self._ray.put(np.asarray(array))
             self._actor.hear.options(concurrency_group="hear").remote(message, stored)
         except self._ray.exceptions.RayError as error:
-            raise Gone(type(error).__name__) from error
+            raise EngineGoneError(type(error).__name__) from error
 
     def take(self) -> list[dict[str, Any]]:
         """As ``Worker.take``."""
         try:
             said: list[dict[str, Any]] = self._ray.get(self._actor.take.options(concurrency_group="take").remote())
         except self._ray.exceptions.RayError as error:
-            raise Gone(type(error).__name__) from error
+            raise EngineGoneError(type(error).__name__) from error
         return said
 
     def kill(self) -> None:
@@ -107,20 +113,21 @@ class RayRemote:
         self._ray.kill(self._actor, no_restart=True)
 
 
-def _in_a_thread(work: Any) -> BaseException | None:
-    """Ray would take the signals of the main thread, which are the server's; return what was raised."""
-    raised: list[BaseException] = []
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray takes the signals of a main thread, which are the server's.
 
-    def run() -> None:
-        try:
-            work()
-        except Exception as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    return raised[0] if raised else None
+    It cannot be kept from them by a thread that ends: its processes end with the thread that started them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def _remove(folder: Path | None) -> None:

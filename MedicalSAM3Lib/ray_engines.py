@@ -1,10 +1,10 @@
 """Engines on the hosts of a Ray cluster, watched by the same supervisor as those of this machine. No torch, no Ray.
 
-Ray Core's actors, not Ray Serve's replicas: an actor ends with the server that made it, however that ended, and with it
-all that it knows of patients; Serve's applications stay in the cluster until somebody removes them. The supervisor gives an
-order to the engine that has the volume's features, ends the one that hangs, and keeps the queue; Serve chooses a
-replica by itself, and what it would add (an HTTP proxy, a second queue, autoscaling) would stand beside ours. It also brings
-two dozen packages, one of them under the GPL.
+Ray Core's actors, not Ray Serve's replicas: an actor ends with the server that made it, however that ended, and with
+it all that it knows of patients; Serve's applications stay in the cluster until somebody removes them. The supervisor
+gives an order to the engine that has the volume's features, ends the one that hangs, and keeps the queue; Serve chooses a
+replica by itself, and what it would add (an HTTP proxy, a second queue, autoscaling) would stand beside ours. It also
+brings two dozen packages, one of them under the GPL.
 
 A volume travels by content through Ray's object store, and results come back the same way; this side writes them.
 """
@@ -34,12 +34,12 @@ NOT_KEPT = {"code": "results", "message": "The results could not be kept; the di
 NOT_SENT = {"code": "internal", "message": "The volume could not be sent to the engine. Upload it again and try again."}
 
 
-class Gone(Exception):
+class EngineGoneError(Exception):
     """A remote engine has ended."""
 
 
 class Remote(Protocol):
-    """A ``ray_worker.Worker`` somewhere else. Every method raises ``Gone`` once it has ended."""
+    """A ``ray_worker.Worker`` somewhere else. Every method raises ``EngineGoneError`` once it has ended."""
 
     def hear(self, message: dict[str, Any], array: np.ndarray | None = None) -> None:
         """As ``Worker.hear``; may return before it was heard."""
@@ -118,7 +118,7 @@ class RemoteEngine:
                     self._send_order(message)
                 else:
                     self._remote.hear(message)
-            except Gone:  # what reads hears of it too, and tells
+            except EngineGoneError:  # what reads hears of it too, and tells
                 return
 
     def _send_order(self, message: dict[str, Any]) -> None:
@@ -137,7 +137,7 @@ class RemoteEngine:
             while True:
                 for message in self._remote.take() or [{"beat": 0}]:
                     self._hear(message)
-        except Gone as gone:
+        except EngineGoneError as gone:
             logger.warning("an engine of the cluster has ended: %s", gone)
         self._out.put(None)
         self._on_end(1)

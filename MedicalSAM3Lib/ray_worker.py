@@ -55,10 +55,11 @@ class Worker:
     def hear(self, message: dict[str, Any], array: np.ndarray | None = None) -> None:
         """Take a message; with an order come the facts of its volume, and its voxels as ``array``."""
         if "order" in message:
+            assert array is not None
             order, facts = message["order"], message["volume"]
             self._volumes[order["job_id"]] = Volume(
                 array, np.array(facts["ijk_to_lps"]), facts["modality"], facts["is_2d"], order["volume_id"]
-            )  # type: ignore[arg-type]
+            )
         self._engine.hear(message)
 
     def take(self) -> list[dict[str, Any]]:
