@@ -2,8 +2,8 @@
 
 Ray Core's actors, not Ray Serve's replicas: an actor ends with the server that made it, however that ended, and with
 it all that it knows of patients; Serve's applications stay in the cluster until somebody removes them. The supervisor
-gives an order to the engine that has the volume's features, ends the one that hangs, and keeps the queue; Serve chooses a
-replica by itself, and what it would add (an HTTP proxy, a second queue, autoscaling) would stand beside ours. It also
+gives an order to the engine that has the volume's features, ends the one that hangs, and keeps the queue; Serve chooses
+a replica by itself, and what it would add (an HTTP proxy, a second queue, autoscaling) would stand beside ours. It also
 brings two dozen packages, one of them under the GPL.
 
 A volume travels by content through Ray's object store, and results come back the same way; this side writes them.
