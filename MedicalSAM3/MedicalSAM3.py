@@ -1,13 +1,16 @@
-"""The Slicer module: pick a volume, type concepts, press Segment.
+"""The Slicer module: pick a volume, type concepts, press Segment, and trust what you see.
 
-The work is done by the ``medsam3`` command in a process of its own, so Slicer neither freezes nor loads
-torch. What the panel shows is what the command answered: found, not found, or failed with its reason.
+The work is done by an engine in a process of its own, on this computer or on a server, so Slicer neither freezes nor
+loads torch. Without the panel:
+
+    from MedicalSAM3 import MedicalSAM3Logic
+
+    result = MedicalSAM3Logic().segment(volumeNode, ["liver", "spleen"])
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import qt
@@ -16,28 +19,26 @@ from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
 
-from MedicalSAM3Slicer.command import (
-    REPORT_FILE,
-    SEGMENTATION_FILE,
-    SEPARATE_OPTION,
-    VOLUME_FILE,
-    buildCommand,
-    findProgram,
-    splitConcepts,
-)
-from MedicalSAM3Slicer.job import Job
-from MedicalSAM3Slicer.outcome import Outcome, describe, failAll, failureReason, readReport
-from MedicalSAM3Slicer.scene import addSegments
+from MedicalSAM3Slicer import sample
+from MedicalSAM3Slicer.diagnostics import diagnostics
+from MedicalSAM3Slicer.install import install, makePlan
+from MedicalSAM3Slicer.logic import MedicalSAM3Logic
+from MedicalSAM3Slicer.task import UserError
+from MedicalSAM3Slicer.widget_batch import BatchPart
+from MedicalSAM3Slicer.widget_concepts import ConceptsPart
+from MedicalSAM3Slicer.widget_engine import EnginePart
+from MedicalSAM3Slicer.widget_models import ModelsPart
+from MedicalSAM3Slicer.widget_options import OptionsPart
+from MedicalSAM3Slicer.widget_results import ResultsPart
+from MedicalSAM3Slicer.widget_run import RunPart
+from MedicalSAM3Slicer.widget_ticker import Ticker
 
-PROGRAM_SETTING = "MedicalSAM3/Program"
-
-OnDone = Callable[[Sequence[Outcome]], None]
+RUN_KEYS = ("Ctrl+Return", "Ctrl+Enter")
 
 
 class MedicalSAM3(ScriptedLoadableModule):
@@ -56,10 +57,11 @@ class MedicalSAM3(ScriptedLoadableModule):
         self.parent.acknowledgementText = _(
             "The method is that of Medical SAM3; the network is SAM3, by way of Hugging Face transformers."
         )
+        slicer.app.connect("startupCompleted()", sample.register)
 
 
 class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel. Wiring only; what it does is in the logic."""
+    """The panel. Wiring only: each section is a part of its own, and what they do is in the logic."""
 
     def __init__(self, parent: object = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -69,179 +71,127 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self) -> None:
         """Build the panel from its .ui file; called by Slicer on first opening."""
         ScriptedLoadableModuleWidget.setup(self)
-        widget = slicer.util.loadUI(self.resourcePath("UI/MedicalSAM3.ui"))
-        self.layout.addWidget(widget)
-        self.ui = slicer.util.childWidgetVariables(widget)
-        widget.setMRMLScene(slicer.mrmlScene)
+        self.form = slicer.util.loadUI(self.resourcePath("UI/MedicalSAM3.ui"))
+        self.layout.addWidget(self.form)
+        self.ui = slicer.util.childWidgetVariables(self.form)
+        self.form.setMRMLScene(slicer.mrmlScene)
         self.logic = MedicalSAM3Logic()
-        self.ui.programEdit.text = slicer.util.settingsValue(PROGRAM_SETTING, "")
-        self.ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.updateButton)
-        self.ui.conceptsEdit.connect("textChanged(QString)", self.updateButton)
-        self.ui.conceptsEdit.connect("returnPressed()", self.onReturn)
-        self.ui.programEdit.connect("editingFinished()", self.onProgramChanged)
-        self.ui.segmentButton.connect("clicked(bool)", self.onSegment)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneClose)
-        self.updateButton()
+        self._isUpdating = True
+        self._makeParts()
+        self._isUpdating = False
+        self.ui.diagnosticsButton.connect("clicked()", self.copyDiagnostics)
+        self.ui.installButton.connect("clicked()", self.onInstall)
+        self.ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onVolume)
+        self._shortcuts = [self._shortcut(keys) for keys in RUN_KEYS]
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneCloses)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.update)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.update)
+        self.onVolume()
 
     def cleanup(self) -> None:
         """Leave nothing running or observed; called by Slicer on unloading and reloading."""
-        if self.logic:
-            self.logic.discard()
         self.removeObservers()
-
-    def onSceneClose(self, caller: object, event: str) -> None:
-        """A result for a volume that is gone has no place."""
-        self.logic.discard()
-        self.ui.resultsList.clear()
-        self.updateButton()
-
-    def onProgramChanged(self) -> None:
-        """Remember where the command is, for all later sessions."""
-        qt.QSettings().setValue(PROGRAM_SETTING, self.ui.programEdit.text.strip())
-
-    def onReturn(self) -> None:
-        """Enter in the text line starts a run, and never cancels one."""
-        if self.ui.segmentButton.enabled and not self.logic.isRunning():
-            self.onSegment()
-
-    def onSegment(self, checked: bool = False) -> None:
-        """Start, or cancel what is running."""
-        if self.logic.isRunning():
-            self.logic.cancel()
+        if self.logic is None:
             return
-        with slicer.util.tryWithErrorDisplay(_("The segmentation did not start.")):
-            self.ui.resultsList.clear()
-            concepts = splitConcepts(self.ui.conceptsEdit.text)
-            program = findProgram(self.ui.programEdit.text)
-            volume, target = self.ui.inputSelector.currentNode(), self.ui.outputSelector.currentNode()
-            options = [SEPARATE_OPTION] if self.ui.separateCheckBox.checked else []
-            self.logic.segment(volume, concepts, program, self.onDone, target, options)
-        self.updateButton()
+        self.ticker.stop()
+        self.concepts.cleanup()
+        self.logic.close()
+        self.logic = None
 
-    def onDone(self, outcomes: Sequence[Outcome]) -> None:
-        """A line for each asked concept; none when the run was cancelled."""
-        self.ui.resultsList.addItems([describe(outcome) for outcome in outcomes])
-        self.updateButton()
+    def enter(self) -> None:
+        """The user comes back to the panel: the scene may have changed."""
+        self.options.showVolume()
+        self.options.showSegments()
+        self.update()
 
-    def updateButton(self, *ignored: object) -> None:
-        """Say what the button does, or in its tooltip why it does nothing."""
-        running = self.logic.isRunning()
-        reason = ""
-        if self.ui.inputSelector.currentNode() is None:
-            reason = _("Choose a volume first.")
-        elif not splitConcepts(self.ui.conceptsEdit.text):
-            reason = _("Type at least one concept, for instance: liver, left kidney.")
-        self.ui.segmentButton.text = _("Cancel") if running else _("Segment")
-        self.ui.segmentButton.enabled = running or not reason
-        self.ui.segmentButton.toolTip = reason or _("Segment the typed concepts in the chosen volume.")
-        self.ui.progressBar.visible = running
+    def onVolume(self, *ignored: object) -> None:
+        """Another volume was chosen. It may get its voxels later: it is watched."""
+        event, volume = slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self.ui.inputSelector.currentNode()
+        self.removeObservers(self.onVoxels)
+        if volume is not None:
+            self.addObserver(volume, event, self.onVoxels)
+        self.update()
 
+    def onVoxels(self, *ignored: object) -> None:
+        """The chosen volume has got other voxels."""
+        self.options.showVolume()
+        self.update()
 
-class MedicalSAM3Logic(ScriptedLoadableModuleLogic):
-    """Runs the command for a volume and brings its answers into the scene. Needs no panel.
+    def onSceneCloses(self, *ignored: object) -> None:
+        """A result for a volume that goes has no place."""
+        self.run.discard()
+        self.batch.discard()
+        self.results.clear()
 
-    logic.segment(volumeNode, ["liver"], findProgram(), onDone)
-    """
-
-    def __init__(self) -> None:
-        ScriptedLoadableModuleLogic.__init__(self)
-        self._job: Job | None = None
-
-    def isRunning(self) -> bool:
-        """Whether a run has been started and has not ended."""
-        return self._job is not None
-
-    def segment(
-        self,
-        volumeNode: slicer.vtkMRMLScalarVolumeNode,
-        concepts: Sequence[str],
-        program: str,
-        onDone: OnDone,
-        segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
-        options: Sequence[str] = (),
-    ) -> None:
-        """Start a run and return at once.
-
-        Args:
-            volumeNode: Segmented as it lies in the world, with its transforms applied.
-            concepts: At least one phrase.
-            program: Path of the ``medsam3`` command.
-            onDone: Called with an outcome for each concept; with none when the run was cancelled.
-            segmentationNode: Gets the segments; a new one is made when something was found and this is None.
-            options: More options of the command.
-
-        Raises:
-            RuntimeError: A run is still going on, or the volume cannot be written.
-            ValueError: No concept was given.
-        """
-        if self._job is not None:
-            raise RuntimeError(_("A segmentation is running already; wait for it or cancel it."))
-        nodeIds = volumeNode.GetID(), segmentationNode.GetID() if segmentationNode else None
-        job = Job(lambda exitCode, stderr: self._finish(exitCode, stderr, list(concepts), nodeIds, onDone))
+    def update(self, *ignored: object) -> None:
+        """Enable what can be done now, and say in tooltips why the rest cannot."""
+        if self._isUpdating or self.logic is None:
+            return
+        self._isUpdating = True  # what is updated may say that it changed
         try:
-            command = buildCommand(program, job.folder, concepts, options)
-            if not slicer.util.exportNode(volumeNode, str(job.folder / VOLUME_FILE), {"useCompression": 0}, world=True):
-                raise RuntimeError(_("The volume could not be written for the segmentation."))
-        except Exception:
-            job.discard()
-            raise
-        self._job = job
-        job.start(command)
-
-    def cancel(self) -> None:
-        """Stop the run; nothing of it reaches the scene."""
-        if self._job:
-            self._job.cancel()
-
-    def discard(self) -> None:
-        """Stop the run without a word to the panel."""
-        job, self._job = self._job, None
-        if job:
-            job.discard()
-
-    def _finish(
-        self,
-        exitCode: int | None,
-        stderr: str,
-        concepts: list[str],
-        nodeIds: tuple[str, str | None],
-        onDone: OnDone,
-    ) -> None:
-        job, self._job = self._job, None
-        if exitCode is None:
-            outcomes: list[Outcome] = []
-        elif exitCode != 0:
-            outcomes = failAll(concepts, failureReason(stderr, exitCode))
-        else:
-            try:
-                outcomes = self._collect(job, concepts, nodeIds)
-            except Exception as error:
-                logging.exception("MedicalSAM3: the result could not be brought into the scene")
-                outcomes = failAll(concepts, str(error))
-        onDone(outcomes)
-
-    def _collect(self, job: Job, concepts: list[str], nodeIds: tuple[str, str | None]) -> list[Outcome]:
-        outcomes = readReport(job.folder / REPORT_FILE, concepts)
-        if not any(outcome.state == "found" for outcome in outcomes):
-            return outcomes
-        volume, target = (slicer.mrmlScene.GetNodeByID(nodeId) if nodeId else None for nodeId in nodeIds)
-        if volume is None:
-            raise RuntimeError(_("The volume was removed while it was being segmented."))
-        result = slicer.util.loadSegmentation(str(job.folder / SEGMENTATION_FILE))
-        try:
-            return addSegments(target or self._newSegmentation(volume), result, outcomes)
+            self.batch.update(self.run.isRunning(), self.concepts.concepts())
+            self.run.update()
+            if self.batch.isRunning():
+                self.ui.segmentButton.enabled = False
+                self.ui.segmentButton.toolTip = _("Wait for the batch, or cancel it.")
+            self.results.update()
         finally:
-            slicer.mrmlScene.RemoveNode(result)
+            self._isUpdating = False
 
-    def _newSegmentation(self, volume: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSegmentationNode:
-        name = _("{volume} segmentation").format(volume=volume.GetName())
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-        node.CreateDefaultDisplayNodes()
-        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
-        tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-        study = tree.GetItemParent(tree.GetItemByDataNode(volume))
-        tree.SetItemParent(tree.GetItemByDataNode(node), study)
-        return node
+    def onInstall(self) -> None:
+        """List what the local engine needs; install it only if the user agrees."""
+        plan = makePlan()
+        if plan.isEmpty:
+            self.engine.say(_("All that the engine needs is installed."))
+            return
+        if not slicer.util.confirmOkCancelDisplay(plan.text()):
+            return
+        try:
+            install(plan)
+            self.engine.say(_("Installed. Press Test to start the engine."))
+        except UserError as error:
+            self.engine.say(str(error))
+
+    def copyDiagnostics(self) -> None:
+        """Put the report on the clipboard."""
+        said = [self.ui.statusLabel.text, self.engine.lastError]
+        qt.QApplication.clipboard().setText(diagnostics(self.engine.settings(), self.models.model(), said))
+        self.engine.say(_("The report is on the clipboard. It holds no patient data, address or token."))
+
+    def _makeParts(self) -> None:
+        ui, logic = self.ui, self.logic
+        self.ticker = Ticker()
+        self.concepts = ConceptsPart(ui, logic.complete, self.update, self.onRunKeys)
+        self.options = OptionsPart(ui, logic.sequenceOf, self.update)
+        self.results = ResultsPart(ui, logic, lambda text: self.run.say(text))
+        self.engine = EnginePart(ui, logic, self.ticker, lambda: self.models.refresh(), self.update)
+        self.models = ModelsPart(ui, logic, self.ticker, self.engine.say, self.update)
+        self.run = RunPart(
+            ui, logic, self.ticker, self.concepts, self.options, self.results, self.models.model, self._runChanged,
+            self.models.refreshOnce,
+        )  # fmt: skip
+        self.batch = BatchPart(ui, logic, self.ticker, self._batchQuestion, self.run.say, self.update)
+
+    def _shortcut(self, keys: str) -> Any:
+        shortcut = qt.QShortcut(qt.QKeySequence(keys), self.form)
+        shortcut.setContext(qt.Qt.WidgetWithChildrenShortcut)
+        shortcut.connect("activated()", self.onRunKeys)
+        return shortcut
+
+    def onRunKeys(self) -> None:
+        """Ctrl+Enter starts a run, and never cancels one."""
+        if not self.run.isRunning() and not self.batch.isRunning():
+            self.run.onSegment()
+
+    def _runChanged(self) -> None:
+        if not self.run.isRunning():
+            self.options.showSegments()
+        self.update()
+
+    def _batchQuestion(self) -> tuple[list[str], Any]:
+        return self.concepts.concepts(), self.options.options(
+            self.options.againChoice() or "replace", self.models.model()
+        )
 
 
 class MedicalSAM3Test(ScriptedLoadableModuleTest):
@@ -254,19 +204,34 @@ class MedicalSAM3Test(ScriptedLoadableModuleTest):
     def runTest(self) -> None:
         """Called by Slicer by this name."""
         self.setUp()
-        self.test_ProgramThatDoesNotStartIsAnAnswer()
+        self.test_OpensAndSaysWhyItCannotRun()
+        self.setUp()
+        self.test_EngineThatIsNotThereIsAnAnswer()
 
-    def test_ProgramThatDoesNotStartIsAnAnswer(self) -> None:
-        """A missing command ends the run with a reason, removes its folder and leaves the scene as it was."""
+    def test_OpensAndSaysWhyItCannotRun(self) -> None:
+        """The panel opens in the application; its button is grey with a reason, and a volume and a word enable it."""
+        slicer.util.selectModule("MedicalSAM3")
+        widget = slicer.modules.MedicalSAM3Widget
+        self.assertFalse(widget.ui.segmentButton.enabled)
+        self.assertTrue(widget.ui.segmentButton.toolTip)
+        widget.ui.inputSelector.setCurrentNode(self.makeVolume())
+        widget.concepts.setText("liver, spleen")
+        self.assertTrue(widget.ui.segmentButton.enabled)
+
+    def test_EngineThatIsNotThereIsAnAnswer(self) -> None:
+        """A server that does not answer ends the run with a sentence and leaves the scene as it was."""
+        logic = MedicalSAM3Logic()
+        logic.setEngine(type(logic.engine)(kind="remote", url="http://127.0.0.1:9"))
+        run = logic.start(self.makeVolume(), ["liver"])
+        while run.poll():
+            slicer.app.processEvents()
+        self.assertEqual(run.state, "failed")
+        self.assertTrue(run.error)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
+        logic.close()
+
+    def makeVolume(self) -> Any:
+        """A small volume of the scene."""
         volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "volume")
         slicer.util.updateVolumeFromArray(volume, np.zeros((4, 5, 6), dtype=np.int16))
-        answers: list[Outcome] = []
-        logic = MedicalSAM3Logic()
-        logic.segment(volume, ["liver", "spleen"], "no-such-program", answers.extend)
-        for _attempt in range(100):
-            if not logic.isRunning():
-                break
-            slicer.app.processEvents()
-            slicer.util.delayDisplay("waiting", 50)
-        self.assertEqual([answer.state for answer in answers], ["failed", "failed"])
-        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
+        return volume

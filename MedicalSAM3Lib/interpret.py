@@ -95,6 +95,12 @@ def check_concepts(concepts: Sequence[str]) -> list[str]:
     return [reading.typed for reading in read_all(concepts)]
 
 
+def likely(typed: str) -> Concept | None:
+    """The concept that a phrase probably means: put right where it is misspelled, else the one that looks like it."""
+    right = put_right(typed)
+    return right[1] if right else nearest(typed)
+
+
 def as_typed(findings: Sequence[Finding], readings: Sequence[Reading]) -> tuple[Finding, ...]:
     """Findings of what the model was asked, as answers to what was typed."""
     return tuple(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,22 +12,13 @@ from torch import Tensor
 from MedicalSAM3Lib.detector import Detections
 from MedicalSAM3Lib.fusion import SliceMap
 from MedicalSAM3Lib.presence import Mode
-from MedicalSAM3Lib.tracker import Track, TrackedMask
+from MedicalSAM3Lib.walks import Track, TrackedMask, masks_by_slice
 
 MOST_LOGIT = 8.0
 """Logits are cut here before they are averaged: one network's excess must not silence the other."""
 
 ABSENT_LOGIT = -4.0
 """What a detector that sees nothing says of every voxel."""
-
-
-def masks_by_slice(tracks: Iterable[Track]) -> dict[tuple[int, int], list[TrackedMask]]:
-    """(concept, slice) to the masks of all of the concept's tracks there."""
-    masks: dict[tuple[int, int], list[TrackedMask]] = {}
-    for track in tracks:
-        for n, mask in track.masks.items():
-            masks.setdefault((track.concept, n), []).append(mask)
-    return masks
 
 
 def with_tracks(detections: Detections, tracks: Sequence[Track], mode: Mode) -> Detections:

@@ -103,31 +103,29 @@ class SliceStack:
 
     def restore(self, maps: Tensor) -> np.ndarray:
         """Read maps ``(n, s, s)`` over the model's square on the region's pixels: float32 ``(n, h, w)``."""
-        top, left = self._canvas_corner
-        rows, columns = (
-            slice(part.start - start, part.stop - start)
-            for part, start in zip(self._region[1:], (top, left), strict=True)
-        )
-        return self.canvas.restore(maps.float(), rows, columns).cpu().numpy()
+        return self.canvas.restore(maps.float(), *self._region_in_picture()).cpu().numpy()
 
     def read(self, map_ss: Tensor) -> Patch | None:
         """Read a map ``(s, s)`` as ``restore`` does, but only around where it is above 0; None where it nowhere is."""
-        box = []
-        for axis, (part, corner) in enumerate(zip(self._region[1:], self._canvas_corner, strict=True)):
+        box, in_picture = [], []
+        for axis, part in enumerate(self._region_in_picture()):
             shown = torch.nonzero((map_ss > 0).any(1 - axis))
             if len(shown) == 0:
                 return None
-            pixels = self.canvas.reached(axis, int(shown[0]), int(shown[-1]), len(map_ss))
-            start = part.start - corner
-            first, last = max(pixels.start - start, 0), min(pixels.stop, part.stop - corner) - start
+            reached = self.canvas.reached(axis, int(shown[0]), int(shown[-1]), len(map_ss))
+            first, last = max(reached.start, part.start), min(reached.stop, part.stop)
             if first >= last:
                 return None
-            box.append(slice(first, last))
-        rows, columns = (
-            slice(side.start + part.start - corner, side.stop + part.start - corner)
-            for side, part, corner in zip(box, self._region[1:], self._canvas_corner, strict=True)
-        )
-        return Patch(tuple(box), self.canvas.restore(map_ss[None].float(), rows, columns)[0].cpu().numpy())
+            in_picture.append(slice(first, last))
+            box.append(slice(first - part.start, last - part.start))
+        return Patch(tuple(box), self.canvas.restore(map_ss[None].float(), *in_picture)[0].cpu().numpy())
+
+    def _region_in_picture(self) -> list[slice]:
+        """Rows and columns of the region, counted from the canvas's own corner."""
+        return [
+            slice(part.start - corner, part.stop - corner)
+            for part, corner in zip(self._region[1:], self._canvas_corner, strict=True)
+        ]
 
     def to_input(self, region: np.ndarray) -> np.ndarray:
         """Put labels of the region ``(n, h, w)`` on the input's grid ``(K, J, I)``; 0 outside the region."""

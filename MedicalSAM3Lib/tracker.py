@@ -3,13 +3,15 @@
 A volume is not a stream: all slices and all detections are there before the first step. So there is no hot start,
 and no frame-by-frame guess whether an object is new:
 
-    seed      of what no track explains yet, the slice with the most confident detection of each concept; every
-              object on it starts a track
+    seed      of what no track explains yet, the slices with the most confident detections of each concept, a few and
+              apart from each other; every object on them starts a track
     walk      each track goes up and down by one slice at a time, all walks together in batches
     decide    on each slice: follow the tracker, start again from the detector, or end (``decide``)
+    meet      a walk ends where another track of its concept shows the same object already
     repeat    until every confident detection is explained
 
-A lesion on two slices is a track of two slices. An object that vanishes and returns is two tracks of one concept.
+A lesion on two slices is a track of two slices. An object that vanishes and returns is two tracks of one concept, and
+one that was started at two places is two that meet: who asks for objects gets one (``instances.same_objects``).
 
 Shapes: B rows, S side of the model's input, s side of its masks.
 """
@@ -17,26 +19,35 @@ Shapes: B rows, S side of the model's input, s side of its masks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from MedicalSAM3Lib.decide import decide, explained
+from MedicalSAM3Lib.decide import AGREE_IOU, decide, explained
 from MedicalSAM3Lib.ladder import Batches
 from MedicalSAM3Lib.memory import Direction, MemoryLimits, out_of_reach
-from MedicalSAM3Lib.objects import SliceObjects
+from MedicalSAM3Lib.objects import SliceObjects, iou
 from MedicalSAM3Lib.structures import OnProgress, Progress
 from MedicalSAM3Lib.tracker_steps import Answer, Recalled, SliceImage
-from MedicalSAM3Lib.walks import Remembered, Seen, Track, TrackedMask, Walk, gather
+from MedicalSAM3Lib.walks import Remembered, Seen, Track, TrackedMask, Walk, gather, masks_by_slice
 
 STAGE = "tracking"
 
 NEW_SCORE = 0.5
 """Score from which a detection that no track explains starts one: SAM3's, where nothing is tracked yet."""
 
+MOST_SEEDS = 4
+SEEDS_APART = 8
+"""Slices of a concept that start tracks together, and how far they lie apart: more walks go in a batch, and nothing is
+followed over more slices than it has to. Each walk holds its memories, so that they are few."""
+
 ROWS_AT_ONCE = 16
+
+Shown = dict[tuple[int, int], list[tuple[Track, Tensor]]]
+"""(concept, slice) to the tracks that are there, with their logits."""
 
 
 class TrackerNet(Protocol):
@@ -78,41 +89,44 @@ def track(
     """
     left = _unexplained(objects, ())
     tracks: list[Track] = []
+    shown: Shown = {}
     while left:
         walks: list[Walk] = []
         first = len(tracks)
         for concept, n in best_slices(left):
             for new, ways in _start(concept, n, left.pop((concept, n)), n_slices, net, rows_at_once):
                 tracks.append(new)
+                shown.setdefault((concept, n), []).append((new, new.masks[n].logits))
                 walks += ways
         while walks:
             on_progress(Progress(STAGE, len(objects) - len(left), len(objects)))
-            walks = _step(walks, objects, n_slices, net, rows_at_once)
+            walks = _step(walks, objects, shown, n_slices, net, rows_at_once)
         left = _unexplained(left, tracks[first:])
     on_progress(Progress(STAGE, len(objects), len(objects)))
     return tracks
 
 
 def best_slices(left: Mapping[tuple[int, int], SliceObjects]) -> list[tuple[int, int]]:
-    """Of each concept the slice with the most confident object; of equal ones the first."""
-    best: dict[int, tuple[float, int]] = {}
-    for concept, n in sorted(left):
-        score = float(left[concept, n].scores.max())
-        if concept not in best or score > best[concept][0]:
-            best[concept] = (score, n)
-    return [(concept, n) for concept, (_, n) in sorted(best.items())]
+    """Of each concept the slices with the most confident objects, of equal ones the first: ``MOST_SEEDS`` at most, and
+    ``SEEDS_APART`` from each other."""
+    chosen: dict[int, list[int]] = {}
+    for concept, n in sorted(left, key=lambda key: (key[0], -float(left[key].scores.max()), key[1])):
+        seeds = chosen.setdefault(concept, [])
+        if len(seeds) < MOST_SEEDS and all(abs(n - seed) >= SEEDS_APART for seed in seeds):
+            seeds.append(n)
+    return [(concept, n) for concept, seeds in chosen.items() for n in seeds]
 
 
 def _unexplained(
     found: Mapping[tuple[int, int], SliceObjects], tracks: Sequence[Track]
 ) -> dict[tuple[int, int], SliceObjects]:
     """The objects that may start a track and that none of some tracks explains; slices without such are left out."""
-    left = {}
-    for (concept, n), objects in found.items():
-        masks = [track.masks[n].logits for track in tracks if track.concept == concept and n in track.masks]
+    left, tracked = {}, masks_by_slice(tracks)
+    for key, objects in found.items():
+        masks = [mask.logits for mask in tracked.get(key, ())]
         rest = objects.take((objects.scores >= NEW_SCORE) & ~explained(objects.logits, masks))
         if len(rest.scores):
-            left[concept, n] = rest
+            left[key] = rest
     return left
 
 
@@ -146,6 +160,7 @@ def _alike(walks: Iterable[Walk], limits: MemoryLimits) -> list[list[Walk]]:
 def _step(
     walks: list[Walk],
     objects: Mapping[tuple[int, int], SliceObjects],
+    shown: Shown,
     n_slices: int,
     net: TrackerNet,
     rows_at_once: Batches,
@@ -164,8 +179,9 @@ def _step(
 
         rows_at_once.each(0, len(alike), look_on)
     going = []
+    seen = [(walk, replace(new, action="end") if _has_met(walk, new, shown) else new) for walk, new in seen]
     for walk, new in seen:
-        _write(walk, new)
+        _write(walk, new, shown)
         walk.n += walk.direction
         if new.action != "end" and 0 <= walk.n < n_slices:
             _forget(walk, net.limits)
@@ -179,7 +195,7 @@ def _see(
     """What each walk of a batch finds on its slice, and what follows from it; changes nothing."""
     image = net.look([walk.n for walk in walks])
     answer = net.follow(image, gather(walks, n_slices, net.limits))
-    logits, here, iou = answer.logits.half().cpu(), answer.here.cpu(), answer.iou.float().cpu()
+    logits, here, sure = answer.logits.half().cpu(), answer.here.cpu(), answer.iou.float().cpu()
     found = [objects.get((walk.track.concept, walk.n)) for walk in walks]
     verdicts = [
         decide(logits[row] > 0, walk.last, bool(here[row] > 0), found[row], walk.since_seed, walk.credit)
@@ -194,14 +210,23 @@ def _see(
             kept[row] = remembered
     seen = []
     for row, (verdict, one) in enumerate(zip(verdicts, found, strict=True)):
-        mask = TrackedMask(logits[row], float(here[row].sigmoid() * iou[row]), is_seed=False)
+        mask = TrackedMask(logits[row], float(here[row].sigmoid() * sure[row]), is_seed=False)
         if verdict.action == "reseed" and one is not None:
             mask = TrackedMask(one.logits[verdict.object], float(one.scores[verdict.object]), is_seed=True)
         seen.append(Seen(verdict.action, verdict.is_recognised, mask, kept[row]))
     return seen
 
 
-def _write(walk: Walk, new: Seen) -> None:
+def _has_met(walk: Walk, new: Seen, shown: Shown) -> bool:
+    """Whether another track of the concept shows the same object on the slice."""
+    there = shown.get((walk.track.concept, walk.n), ())
+    others = [logits > 0 for track, logits in there if track is not walk.track]
+    if not others or new.action in ("end", "wait"):
+        return False
+    return bool((iou(new.mask.logits > 0, torch.stack(others)) >= AGREE_IOU).any())
+
+
+def _write(walk: Walk, new: Seen, shown: Shown) -> None:
     """Put what was seen into the track and into its memory."""
     if new.action == "end":
         return
@@ -210,6 +235,7 @@ def _write(walk: Walk, new: Seen) -> None:
     memory[walk.n] = new.kept
     if new.action != "wait":
         walk.track.masks[walk.n] = new.mask
+        shown.setdefault((walk.track.concept, walk.n), []).append((walk.track, new.mask.logits))
         walk.last = new.mask.logits > 0
 
 

@@ -77,7 +77,6 @@ def look(
         RunError: Memory is full whatever was tried, or the disk is.
         Cancelled: From ``on_progress``.
     """
-    assert settings.mode != "auto", "the pipeline settles it"
     return machine.ladder.climb(lambda runtime: _look(stack, phrases, model, settings, machine, runtime))
 
 
@@ -89,7 +88,7 @@ def _look(
     machine: Machine,
     runtime: Runtime,
 ) -> View:
-    assert settings.mode != "auto"
+    assert settings.mode != "auto", "the pipeline settles it"
     net, watch, on_progress = model.model, machine.watch, machine.on_progress
     keys = key_slices(stack, settings)
     seen = stack.take(keys)

@@ -5,6 +5,7 @@ Shapes: B rows, s side of the masks, L and M length and width of a memory, C wid
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -77,6 +78,15 @@ class Walk:
     def since_seed(self) -> int:
         """Slices from ``n`` to the nearest seed."""
         return min(abs(self.n - seed) for seed in self.seeds)
+
+
+def masks_by_slice(tracks: Iterable[Track]) -> dict[tuple[int, int], list[TrackedMask]]:
+    """(concept, slice) to the masks of all of the concept's tracks there."""
+    masks: dict[tuple[int, int], list[TrackedMask]] = {}
+    for track in tracks:
+        for n, mask in track.masks.items():
+            masks.setdefault((track.concept, n), []).append(mask)
+    return masks
 
 
 def gather(walks: list[Walk], n_slices: int, limits: MemoryLimits) -> Recalled:

@@ -20,15 +20,23 @@ TORCH_FREE = (
             "server_settings client cli_remote engine engines engine_process volume_cache time_left local_server"
         ).split()
     ),
-    "MedicalSAM3.MedicalSAM3Slicer.command",
-    "MedicalSAM3.MedicalSAM3Slicer.outcome",
 )
 HEAVY = {"torch", "transformers", "matplotlib", "SimpleITK", "scipy"}
 
 NOT_IN_THE_LIBRARY = {"slicer", "qt", "ctk", "vtk", "MedicalSAM3", "Training", "Testing"}
 NOT_IN_TRAINING = {"slicer", "qt", "ctk", "vtk", "MedicalSAM3", "Testing"}
-SLICER_MAY_IMPORT_FIRST = {"slicer", "qt", "ctk", "vtk", "numpy", "SimpleITK", "scipy", "MedicalSAM3Slicer"}
-PURE_SLICER_FILES = {"command.py", "outcome.py"}
+SLICER_MAY_IMPORT_FIRST = {
+    "slicer",
+    "qt",
+    "ctk",
+    "vtk",
+    "numpy",
+    "SimpleITK",
+    "scipy",
+    "MedicalSAM3Slicer",
+    "MedicalSAM3Lib",
+}
+PURE_SLICER_FILES = {"options.py"}
 SLICER_CARRIES = {"numpy", "MedicalSAM3Lib"} | set(sys.stdlib_module_names)
 """What 3D Slicer's own Python has; the client must run in it as it is."""
 
@@ -90,7 +98,18 @@ def test_slicer_side_imports_only_what_slicer_carries(repository: Path) -> None:
     for path in sources(repository / "MedicalSAM3"):
         firsts = {name.split(".")[0] for name in first_lines(path) if not name.startswith(".")}
         assert firsts <= allowed, path.name
-        assert not tops(path) & {"torch", "transformers", "MedicalSAM3Lib", "Training"}, path.name
+        assert not tops(path) & {"torch", "transformers", "Training"}, path.name
+
+
+def test_what_the_slicer_side_takes_of_the_library_needs_only_what_slicer_carries(repository: Path) -> None:
+    found = {
+        name for path in sources(repository / "MedicalSAM3") for name in imported(ast.parse(path.read_text("utf-8")))
+    }
+    used = sorted(name for name in found if name.startswith("MedicalSAM3Lib"))
+    assert "MedicalSAM3Lib.client" in used
+    script = f"import sys, importlib\nbefore = set(sys.modules)\nfor m in {used}: importlib.import_module(m)\n"
+    loaded = run_python(repository, script + "print(*set(sys.modules) - before)")
+    assert {name.split(".")[0] for name in loaded} <= SLICER_CARRIES
 
 
 def test_pure_files_of_the_slicer_side_need_no_slicer(repository: Path) -> None:

@@ -40,7 +40,11 @@ def test_wheel_holds_the_recipes(site: Path, repository: Path) -> None:
 
 def test_wheel_holds_the_resources_that_a_run_needs(site: Path, repository: Path) -> None:
     on_disk = names(repository / "Resources", "*")
-    needed = {name for name in on_disk if not name.startswith(("Icons/", "Screenshots/", "CMakeLists.txt"))}
+    needed = {
+        name
+        for name in on_disk
+        if not name.startswith(("Icons/", "Screenshots/", "CMakeLists.txt", "MedicalSAM3.json"))
+    }
     assert names(site / "MedicalSAM3Lib" / "Resources", "*") == needed
 
 
@@ -62,6 +66,6 @@ def test_metadata_names_command_licence_and_extras(site: Path) -> None:
     assert re.search(r"^Name: medical-sam3$", metadata, re.MULTILINE)
     assert re.search(r"^License-Expression: Apache-2.0$", metadata, re.MULTILINE)
     assert set(re.findall(r"^Provides-Extra: (\w+)$", metadata, re.MULTILINE)) == {
-        "batch", "dev", "dicom", "server", "train",
+        "batch", "dev", "dicom", "server", "slicer", "train",
     }  # fmt: skip
     assert "medsam3 = MedicalSAM3Lib.cli:main" in (info / "entry_points.txt").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """Turn the best checkpoint of a run into a model folder that says what it can do.
 
     python -m Training.publish --run runs/tiny --out Resources/models/tiny
+    python -m Training.publish --run runs/tiny --out Resources/models/tiny --again    new numbers, the same weights
 
 Presence is calibrated on the validation slices; then the folder is written, loaded as users load it, and
 examined on the test slices and on the unseen patient. The unseen patient chooses nothing.
@@ -20,7 +21,7 @@ import torch
 from MedicalSAM3Lib.atomic import replacing
 from MedicalSAM3Lib.errors import InputError, MedicalSAM3Error
 from MedicalSAM3Lib.model import MedicalSam3
-from MedicalSAM3Lib.model_folder import load_model_folder, save_model_folder
+from MedicalSAM3Lib.model_folder import CARD_FILE, PRESENCE_FILE, load_model_folder, save_model_folder, write_sums
 from MedicalSAM3Lib.presence import Mode, PresenceSpec, VolumeRule
 from MedicalSAM3Lib.resources import resource
 from MedicalSAM3Lib.tensor_files import read_tensors
@@ -49,11 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder that Training.train wrote")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
+    parser.add_argument("--again", action="store_true", help="examine --out as it is; only card and mode are written")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
-        print(publish(options.run, options.out))
+        print((examine_again if options.again else publish)(options.run, options.out))
     except MedicalSAM3Error as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -97,6 +99,30 @@ def publish(run: Path, out: Path) -> str:
     write(card, presence)
     with replacing(run / "scores.json") as (partial,):
         partial.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    return card
+
+
+def examine_again(run: Path, folder: Path) -> str:
+    """Examine a folder that was published, after the program has changed; returns the new card.
+
+    Weights and calibration stay as they are.
+
+    Raises:
+        InputError, OutputError: As ``publish``.
+        WeightsError: The folder cannot be loaded.
+    """
+    meta = read_meta(best_checkpoint(run))
+    config = make_config(meta.config)
+    modes = compare(folder, config)
+    card, numbers = examine(folder, config, meta, modes)
+    presence = load_model_folder(folder).presence
+    if modes is not None:
+        presence = presence.model_copy(update={"mode": best_mode(modes)})
+    with replacing(folder / CARD_FILE, folder / PRESENCE_FILE, run / "scores.json") as (of_card, of_presence, scores):
+        of_card.write_text(card, encoding="utf-8")
+        of_presence.write_text(json.dumps(presence.model_dump(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        scores.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    write_sums(folder)
     return card
 
 

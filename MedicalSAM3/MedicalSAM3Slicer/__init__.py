@@ -1,1 +1,1 @@
-"""Parts of the MedicalSAM3 panel. ``command`` and ``outcome`` need no Slicer, ``job`` and ``scene`` do."""
+"""Parts of the MedicalSAM3 module. None but ``logic`` knows the others' order of work; none needs the panel."""

@@ -1,14 +1,12 @@
-"""What came of each concept: read from the report, put into words. Needs no Slicer."""
+"""What came of each concept, put into words. Needs no Slicer but for its translations."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-SCHEMA_VERSION = "1"
-STATES = ("found", "not_found", "failed")
+from slicer.i18n import tr as _
 
 
 @dataclass(frozen=True)
@@ -20,67 +18,63 @@ class Outcome:
         state: "found", "not_found" or "failed".
         reason: Why, when it was not found.
         presence: Probability (0..1) that it is in the volume, None if unknown.
-        volumeMl: Size of the mask in millilitres.
+        confidence: Mean score (0..1) of the voxels of the mask, None unless found.
+        volumeMl, voxels: Size of the segments as they were added; 0 unless found.
         objects: How many objects were kept apart; 0 when they were not.
+        sliceRange: First and last slice of the mask, in the volume's own numbering; None unless found.
+        reviewSlices: Slices that a person should look at, in the same numbering.
+        axis: Axis (0 = i, 1 = j, 2 = k) of the volume along which slices are numbered; None if unknown.
+        segmentIds: IDs of its segments; empty unless found.
+        frame: Frame of a sequence, from 0; None elsewhere.
     """
 
     phrase: str
     state: str
     reason: str = ""
     presence: float | None = None
+    confidence: float | None = None
     volumeMl: float = 0.0
+    voxels: int = 0
     objects: int = 0
+    sliceRange: tuple[int, int] | None = None
+    reviewSlices: tuple[int, ...] = ()
+    axis: int | None = None
+    segmentIds: tuple[str, ...] = ()
+    frame: int | None = None
 
 
-def readReport(path: Path, concepts: Sequence[str]) -> list[Outcome]:
-    """One outcome for each asked concept, in their order; one that the report lacks is "failed".
+def outcomeOf(finding: Mapping[str, Any], axis: int | None = None, frame: int | None = None) -> Outcome:
+    """The outcome that a finding of the engine stands for."""
+    span = finding.get("slice_range")
+    return Outcome(
+        phrase=finding["phrase"],
+        state=finding["state"],
+        reason=finding.get("reason") or "",
+        presence=finding.get("presence"),
+        confidence=finding.get("confidence"),
+        volumeMl=float(finding.get("volume_ml") or 0.0),
+        voxels=int(finding.get("voxels") or 0),
+        objects=len(finding.get("objects") or ()),
+        sliceRange=None if span is None else (int(span[0]), int(span[1])),
+        reviewSlices=tuple(int(number) for number in finding.get("review_slices") or ()),
+        axis=axis,
+        frame=frame,
+    )
 
-    Raises:
-        ValueError: The report is missing, damaged or of another version.
-    """
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        version, findings = report["schema_version"], report["findings"]
-        answers = {finding["phrase"]: _outcome(finding) for finding in findings}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"Expected a report of medsam3, could not read it ({type(error).__name__}).") from error
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"Expected a report of version {SCHEMA_VERSION}, got '{version}'; update the extension.")
-    return [answers.get(phrase, Outcome(phrase, "failed", "the report has no answer")) for phrase in concepts]
 
-
-def failAll(concepts: Sequence[str], reason: str) -> list[Outcome]:
-    """The outcomes of a run that gave none."""
-    return [Outcome(phrase, "failed", reason) for phrase in concepts]
+def stateText(outcome: Outcome) -> str:
+    """Its state in words: found, not found, failed."""
+    return {"found": _("found"), "not_found": _("not found"), "failed": _("failed")}[outcome.state]
 
 
 def describe(outcome: Outcome) -> str:
     """One line for the panel."""
-    presence = "" if outcome.presence is None else f", presence {outcome.presence:.2f}"
+    parts = [stateText(outcome)]
     if outcome.state == "found":
-        objects = f", {outcome.objects} objects" if outcome.objects > 1 else ""
-        return f"{outcome.phrase}: found{objects}, {outcome.volumeMl:.1f} ml{presence}"
-    reason = f" ({outcome.reason})" if outcome.reason else ""
-    return f"{outcome.phrase}: {outcome.state.replace('_', ' ')}{presence}{reason}"
-
-
-def failureReason(stderr: str, exitCode: int) -> str:
-    """The line in which the command said what went wrong."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("medsam3:")] or lines
-    return said[-1].removeprefix("medsam3:").strip() if said else f"medsam3 ended with code {exitCode} and said nothing"
-
-
-def _outcome(finding: dict) -> Outcome:
-    state = finding["state"]
-    if state not in STATES:
-        raise ValueError(f"unknown state '{state}'")
-    presence = finding.get("presence")
-    return Outcome(
-        phrase=finding["phrase"],
-        state=state,
-        reason=str(finding.get("reason") or ""),
-        presence=None if presence is None else float(presence),
-        volumeMl=float(finding.get("volume_ml") or 0.0),
-        objects=len(finding.get("objects") or ()),
-    )
+        if outcome.objects > 1:
+            parts.append(_("{count} objects").format(count=outcome.objects))
+        parts.append(_("{volume:.1f} ml").format(volume=outcome.volumeMl))
+    if outcome.presence is not None:
+        parts.append(_("presence {presence:.2f}").format(presence=outcome.presence))
+    line = f"{outcome.phrase}: {', '.join(parts)}"
+    return f"{line} ({outcome.reason})" if outcome.reason and outcome.state != "found" else line

@@ -80,7 +80,9 @@ def eight_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(model: Any, **settings: Any) -> tuple[Segmentation, Any]:
     volume, _ = spheres({255.0: (0.3, 0.5, 0.5), 127.0: (0.75, 0.5, 0.5)})
-    return segment_with_report(volume, list(BANDS), model, make_settings(device="cpu", **{"speed": "exact"} | settings))
+    return segment_with_report(
+        volume, list(BANDS), model, make_settings(device="cpu", **{"speed": "exact", "verbatim": True} | settings)
+    )
 
 
 @pytest.mark.usefixtures("eight_at_once")

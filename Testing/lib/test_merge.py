@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from MedicalSAM3Lib.fusion import SliceMap
-from MedicalSAM3Lib.merge import ABSENT_LOGIT, agreement, masks_by_slice, merge, merge_slice
-from MedicalSAM3Lib.tracker import Track, TrackedMask
+from MedicalSAM3Lib.merge import ABSENT_LOGIT, agreement, merge, merge_slice
+from MedicalSAM3Lib.walks import Track, TrackedMask, masks_by_slice
 
 
 def detected(*logits: float, weight: float = 0.9) -> SliceMap:

@@ -14,12 +14,13 @@ from torch import Tensor
 from MedicalSAM3Lib import tracker
 from MedicalSAM3Lib.decide import PATIENCE
 from MedicalSAM3Lib.errors import Cancelled, MemoryFull
+from MedicalSAM3Lib.instances import same_objects
 from MedicalSAM3Lib.ladder import Batches
 from MedicalSAM3Lib.memory import MemoryLimits
 from MedicalSAM3Lib.objects import SliceObjects
 from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.structures import Progress
-from MedicalSAM3Lib.tracker import Track, track
+from MedicalSAM3Lib.tracker import Track, best_slices, track
 from MedicalSAM3Lib.tracker_steps import GONE, Answer, Recalled, SliceImage
 
 SIDE = 24
@@ -96,6 +97,12 @@ def run(
     return track(objects, len(net.volume), net, on_progress or (lambda progress: None), rows)
 
 
+@pytest.fixture
+def one_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each concept starts from one slice at a time, so that one walk meets all there is to decide."""
+    monkeypatch.setattr(tracker, "MOST_SEEDS", 1)
+
+
 def mask_of(one: Track, n_slices: int) -> np.ndarray:
     volume = np.zeros((n_slices, SIDE, SIDE), bool)
     for n, mask in one.masks.items():
@@ -133,7 +140,7 @@ def test_a_lesion_on_two_slices_survives() -> None:
     np.testing.assert_array_equal(mask_of(one, 20), volume > 0)
 
 
-def test_two_objects_that_touch_stay_two() -> None:
+def test_two_objects_that_touch_stay_two(one_seed: None) -> None:
     """One is grey 5 and above, one is grey 9 and below; the detector sees both as one from slice 6 on."""
     volume = np.zeros((12, SIDE, SIDE), np.float32)
     volume[:, 4:11, 6:16], volume[:, 11:18, 6:16] = 5.0, 9.0
@@ -153,13 +160,40 @@ def test_an_object_that_vanishes_and_returns_is_two_tracks_of_one_concept() -> N
     np.testing.assert_array_equal(mask_of(tracks[0], 20) | mask_of(tracks[1], 20), volume > 0)
 
 
-def test_slices_that_the_detector_missed_are_filled() -> None:
+def test_slices_that_the_detector_missed_are_filled(one_seed: None) -> None:
     volume = cylinder(2, 17)
     (one,) = run(FollowGrey(volume), {(0, 5): seen((volume[5] > 0, 0.9)), (0, 15): seen((volume[15] > 0, 0.9))})
     np.testing.assert_array_equal(mask_of(one, 20), volume > 0)
 
 
-def test_a_walk_that_the_detector_never_confirms_ends_and_one_that_it_did_goes_on() -> None:
+def test_seeds_that_are_apart_start_together_and_their_walks_end_where_they_meet() -> None:
+    volume = cylinder(2, 17)
+    net = FollowGrey(volume)
+    objects = {(0, n): seen((volume[n] > 0, 0.9)) for n in range(2, 18)}
+    first, second = run(net, objects)
+    assert [n for one in (first, second) for n, mask in one.masks.items() if mask.is_seed] == [2, 10]
+    assert (sorted(first.masks), sorted(second.masks)) == (list(range(2, 7)), list(range(6, 18)))
+    np.testing.assert_array_equal(mask_of(first, 20) | mask_of(second, 20), volume > 0)
+    assert same_objects([first, second]).tolist() == [0, 0]
+
+
+def test_a_seed_a_concept_is_the_most_confident_and_the_next_are_not_near_it() -> None:
+    left = {(0, n): seen((disc(11, 11), score)) for n, score in ((3, 0.7), (4, 0.9), (11, 0.8), (12, 0.6), (30, 0.7))}
+    left |= {(1, n): seen((disc(11, 11), 0.7)) for n in range(0, 80)}
+    assert best_slices(left) == [(0, 4), (0, 30), (0, 12), (1, 0), (1, 8), (1, 16), (1, 24)]
+
+
+def test_two_walks_of_different_objects_do_not_end_each_other() -> None:
+    volume = np.zeros((20, SIDE, SIDE), np.float32)
+    volume[:, 4:11, 6:16], volume[:, 11:18, 6:16] = 5.0, 9.0
+    upper, lower = volume[0] == 5, volume[0] == 9
+    objects = {(0, 4): seen((upper, 0.9)), (0, 15): seen((lower, 0.9))}
+    first, second = (mask_of(one, 20) for one in run(FollowGrey(volume), objects))
+    np.testing.assert_array_equal(first, volume == 5)
+    np.testing.assert_array_equal(second, volume == 9)
+
+
+def test_a_walk_that_the_detector_never_confirms_ends_and_one_that_it_did_goes_on(one_seed: None) -> None:
     volume = np.tile(disc(11, 11)[None] * np.float32(7), (70, 1, 1))
     shown = (volume[0] > 0, 0.9)
     (alone,) = run(FollowGrey(volume), {(0, 0): seen(shown)})
@@ -168,7 +202,7 @@ def test_a_walk_that_the_detector_never_confirms_ends_and_one_that_it_did_goes_o
     assert max(known.masks) == 20 + 20 + PATIENCE
 
 
-def test_where_the_tracker_loses_a_surely_seen_object_the_detector_starts_it_again() -> None:
+def test_where_the_tracker_loses_a_surely_seen_object_the_detector_starts_it_again(one_seed: None) -> None:
     volume = cylinder(2, 17)
     objects = {(0, n): seen((volume[n] > 0, 0.9)) for n in range(2, 18)}
     (one,) = run(FollowGrey(volume, blind=frozenset({9})), {**objects, (0, 4): seen((volume[4] > 0, 0.99))})
@@ -183,7 +217,7 @@ def test_where_nobody_is_sure_there_is_no_mask_but_the_walk_goes_on() -> None:
     assert sorted(one.masks) == [n for n in range(2, 18) if n != 9]
 
 
-def test_a_sure_detection_that_disagrees_takes_over() -> None:
+def test_a_sure_detection_that_disagrees_takes_over(one_seed: None) -> None:
     """The tracker would follow the grey; the detector draws a smaller disc, surely, from slice 10 on."""
     volume = np.zeros((14, SIDE, SIDE), np.float32)
     volume[:, 4:20, 6:16] = 5.0
@@ -202,7 +236,7 @@ def test_a_sure_detection_that_disagrees_takes_over() -> None:
     assert not one.masks[10].is_seed, "a fourth is another thing, not another outline"
 
 
-def test_a_far_seed_is_renewed_by_a_sure_detection_that_agrees() -> None:
+def test_a_far_seed_is_renewed_by_a_sure_detection_that_agrees(one_seed: None) -> None:
     volume = np.zeros((40, SIDE, SIDE), np.float32)
     volume[:, 4:20, 6:16] = 5.0
     objects = {(0, n): seen((volume[n] > 0, 0.9)) for n in range(40)} | {(0, 0): seen((volume[0] > 0, 0.95))}

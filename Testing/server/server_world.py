@@ -112,12 +112,12 @@ async def work_here(
                 refused.more = {"series": series} if series else {}
                 raise refused from error
             return answer | {"series": series}
+        folder = Path(arguments[0])
         if module == "volume_preview":
-            folder = Path(arguments[0])
             await asyncio.to_thread(volume_preview.write, folder, volume_files.load(folder, "volume"))
             return {"ok": True}
         assert module == "exports"
-        await asyncio.to_thread(exports.write, Path(arguments[0]), arguments[1])
+        await asyncio.to_thread(exports.write, folder, arguments[1])
         return {"ok": True}
     except MedicalSAM3Error as error:
         raise refusal_of(error) from error

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+import torch
 
 from MedicalSAM3Lib import cli as command_line
 from MedicalSAM3Lib.client import Client
@@ -225,6 +226,15 @@ def test_a_sample_and_the_vocabulary_are_there(client: Client) -> None:
     assert client.concepts("left kid")[0]["concept_id"] == "left_kidney"
     assert client.verify_model("tiny")["state"] == "done"
     assert "tiny" in {model["name"] for model in client.models()}
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads() -> Iterator[None]:
+    """As the server's engines: more of them add numbers up in another order, which rounds otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_the_command_line_gives_the_same_files_by_a_server(

@@ -66,9 +66,9 @@ def test_nothing_is_said_about_what_nobody_looked_for(tmp_path: Path) -> None:
     found = {(row.volume_id, row.concept) for row in manifest.rows}
     assert {concept for volume, concept in found if volume.endswith("1-1-0-3")} == {"mitochondrion"}
     assert {concept for volume, concept in found if volume.endswith("0-0-0")} == {
-        "mitochondrion", "golgi_apparatus", "lysosome",
+        "mitochondrion", "golgi_apparatus", "endolysosome",
     }  # fmt: skip
-    assert states(manifest)["lysosome", "absent"] == 4
+    assert states(manifest)["endolysosome", "absent"] == 4
     assert not any(concept == "fusiform_vesicle" for _, concept in found)
 
 
@@ -81,7 +81,7 @@ def test_unlabelled_frames_of_a_sweep_have_no_rows(tmp_path: Path) -> None:
 
 def test_training_reads_a_prepared_volume(tmp_path: Path) -> None:
     manifest = prepared("urocell", tmp_path)
-    concepts = ("golgi_apparatus", "lysosome", "mitochondrion")
+    concepts = ("golgi_apparatus", "endolysosome", "mitochondrion")
     first, second = load_volumes(manifest, concepts, PreprocessSpec(image_size=48))
     assert np.array_equal(np.flatnonzero((first.coverage >> 2 & 1).any(axis=(1, 2))), [0, 1])
     assert set(second.states[:, :2].ravel()) == {LabelState.UNKNOWN}
@@ -269,7 +269,7 @@ def test_one_run_draws_batches_from_several_data_sets(tmp_path: Path) -> None:
     assert prepare.main(["--merge", *manifests, "--out", str(merged)]) == 0
     spec = PreprocessSpec(image_size=32)
     data = TrainingData.load(DataConfig(manifest=str(merged), batch_slices=8, preprocess=spec))
-    assert set(data.concepts) == {"polyp", "brachial_plexus", "mitochondrion", "golgi_apparatus", "lysosome"}
+    assert set(data.concepts) == {"polyp", "brachial_plexus", "mitochondrion", "golgi_apparatus", "endolysosome"}
     batch = data.source("train", seed=0).batch(0)
     assert batch.images.shape == (8, 3, 32, 32)
     assert torch.isfinite(batch.images).all()

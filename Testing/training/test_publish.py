@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from MedicalSAM3Lib.errors import InputError, WeightsError
-from MedicalSAM3Lib.model_folder import load_model_folder
+from MedicalSAM3Lib.model_folder import load_model_folder, verify_sums
+from MedicalSAM3Lib.presence import PresenceSpec
 from Testing.lib.small_world import small_config
 from Testing.training.data_world import SPEC, labelled, write_world
 from Training import publish, train
@@ -87,6 +88,23 @@ def test_a_run_becomes_a_model_folder_with_its_card_and_scores(world: Path, caps
     assert scores["held_out"]["nonsense_asked"] == 2 * scores["unseen"]["nonsense_asked"]
     assert len(scores["unseen"]["dice"]) == 5
     assert not [path.name for path in world.rglob(".*")]
+
+
+def test_a_published_folder_is_examined_again_and_keeps_its_weights(world: Path) -> None:
+    out = world / "again"
+    publish.publish(world / "run", out)
+    weights, card = (out / "model.safetensors").read_bytes(), (out / "README.md").read_text(encoding="utf-8")
+    (world / "run" / "scores.json").unlink()
+    assert publish.main(["--run", str(world / "run"), "--out", str(out), "--again"]) == 0
+    assert (out / "README.md").read_text(encoding="utf-8") == card
+    assert (out / "model.safetensors").read_bytes() == weights
+    assert load_model_folder(out).presence == verified_presence(out)
+    assert (world / "run" / "scores.json").is_file()
+
+
+def verified_presence(folder: Path) -> PresenceSpec:
+    verify_sums(folder)
+    return PresenceSpec.model_validate_json((folder / "presence.json").read_text(encoding="utf-8"))
 
 
 def test_the_weights_are_those_of_the_best_checkpoint(world: Path) -> None:

@@ -97,13 +97,8 @@ def read(source: Path, layout: CocoLayout, spec: DatasetSpec, files: CaseFiles) 
     masks = Masks(spec, image.shape_kji)
     for label, segmentation in files.details:
         masks.add_object(label, decode_object(segmentation, image.shape_kji[1:])[None])
-    return Case(
-        image=image,
-        image_file=path if is_picture(path) else None,
-        masks_kji=masks.masks_kji,
-        known=known_slices(spec, files, masks),
-        unexpected=tuple(masks.unexpected),
-    )
+    image_file = path if is_picture(path) else None
+    return masks.case(image, image_file, known_slices(spec, files, masks))
 
 
 def decode_object(segmentation: Any, shape_ji: tuple[int, int]) -> np.ndarray:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from MedicalSAM3Lib.errors import InputError
+from MedicalSAM3Lib.structures import Volume
+from Training.adapters.case import Case
 from Training.dataset_spec import INSIDE, DatasetSpec
 
 MOST_OBJECTS = np.iinfo(np.uint16).max
@@ -59,6 +62,10 @@ class Masks:
         """Remember a label that the dictionary does not know."""
         if label not in self.unexpected:
             self.unexpected.append(label)
+
+    def case(self, image: Volume, image_file: Path | None, known: Mapping[str, np.ndarray]) -> Case:
+        """The case that has these masks; the arguments are as ``Case`` says."""
+        return Case(image, image_file, self.masks_kji, known, tuple(self.unexpected))
 
     def _targets(self, label: str, shape: tuple[int, ...]) -> list[np.ndarray]:
         if shape != self.shape_kji:

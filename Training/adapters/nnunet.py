@@ -81,10 +81,5 @@ def read(source: Path, layout: NnunetLayout, spec: DatasetSpec, files: CaseFiles
         for name, _ in files.details:
             for concept in spec.concepts_of(name) or ():
                 known.setdefault(concept, np.ones(image.shape_kji[0], bool))
-    return Case(
-        image=image,
-        image_file=path if is_picture(path) and image.is_2d else None,
-        masks_kji=masks.masks_kji,
-        known=known,
-        unexpected=tuple(masks.unexpected),
-    )
+    image_file = path if is_picture(path) and image.is_2d else None
+    return masks.case(image, image_file, known)

@@ -38,13 +38,8 @@ def read(source: Path, layout: PairsLayout, spec: DatasetSpec, files: CaseFiles)
         except InputError as error:
             raise InputError(f"{file.path}: {error}") from error
     usable = is_picture(path) and image.is_2d and not is_array(path, layout.image_array)
-    return Case(
-        image=image,
-        image_file=path if usable and not layout.image_array.slices_are_channels else None,
-        masks_kji=masks.masks_kji,
-        known=known_slices(spec, files, masks),
-        unexpected=tuple(masks.unexpected),
-    )
+    image_file = path if usable and not layout.image_array.slices_are_channels else None
+    return masks.case(image, image_file, known_slices(spec, files, masks))
 
 
 def _add(masks: Masks, path: Path, label: str, layout: PairsLayout, image: Volume) -> None:

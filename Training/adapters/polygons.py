@@ -44,13 +44,8 @@ def read(source: Path, layout: PolygonsLayout, spec: DatasetSpec, files: CaseFil
                 masks.add_object(file.label or label, fill(corners, image.shape_kji[1:])[None])
         except InputError as error:
             raise InputError(f"{file.path}: {error}") from error
-    return Case(
-        image=image,
-        image_file=path if is_picture(path) else None,
-        masks_kji=masks.masks_kji,
-        known=known_slices(spec, files, masks),
-        unexpected=tuple(masks.unexpected),
-    )
+    image_file = path if is_picture(path) else None
+    return masks.case(image, image_file, known_slices(spec, files, masks))
 
 
 def fill(corners_xy: np.ndarray, shape_ji: tuple[int, int]) -> np.ndarray:

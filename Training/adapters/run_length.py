@@ -78,13 +78,8 @@ def read(source: Path, layout: RunLengthLayout, spec: DatasetSpec, files: CaseFi
     masks = Masks(spec, image.shape_kji)
     for label, code in files.details:
         masks.add_object(label, decode_runs(code, image.shape_kji[1:], layout)[None])
-    return Case(
-        image=image,
-        image_file=path if is_picture(path) else None,
-        masks_kji=masks.masks_kji,
-        known=known_slices(spec, files, masks),
-        unexpected=tuple(masks.unexpected),
-    )
+    image_file = path if is_picture(path) else None
+    return masks.case(image, image_file, known_slices(spec, files, masks))
 
 
 def decode_runs(code: str, shape_ji: tuple[int, int], layout: RunLengthLayout) -> np.ndarray:

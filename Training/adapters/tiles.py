@@ -55,10 +55,4 @@ def read(source: Path, layout: TilesLayout, spec: DatasetSpec, files: CaseFiles)
     for channel in range(channels.shape[-1]):
         if channel not in layout.ignored_channels and channels[..., channel].any():
             add_instances(masks, channels[None, ..., channel], str(channel))
-    return Case(
-        image=image,
-        image_file=None,
-        masks_kji=masks.masks_kji,
-        known=known_slices(spec, files, masks),
-        unexpected=tuple(masks.unexpected),
-    )
+    return masks.case(image, None, known_slices(spec, files, masks))

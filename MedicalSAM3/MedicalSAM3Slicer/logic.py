@@ -1,0 +1,294 @@
+"""All that the module does without its panel: segment, batches, models, the engine.
+
+    from MedicalSAM3 import MedicalSAM3Logic
+
+    result = MedicalSAM3Logic().segment(volumeNode, ["liver", "spleen"])
+
+What takes time comes as a ``Task`` (or ``Run``, ``Batch``, which are tasks): it goes on in a thread while its owner
+calls ``poll()`` from a timer, every 20 ms or so, on the main thread. Only ``poll()`` touches the scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from . import engine_tasks
+from .batch import Batch
+from .change import Change, isInScene, revertAll
+from .connection import Connection
+from .engine_work import Question
+from .grid import checkGrid
+from .options import AGAIN, OVERLAPS, EngineSettings, RunOptions
+from .outcome import Outcome
+from .phrases import checkedConcepts, completions
+from .placing import Rules
+from .region import readRoi
+from .run import Run, RunResult
+from .segmentation_node import segmentationOf
+from .sequence_run import SequenceRun, readFrames, sequenceOf
+from .task import Progress, Task, ThreadTask, UserError
+from .volume_input import VolumeInput, ijkToRas, readVolume, toWorld, whyNotVolume
+
+__all__ = [
+    "Batch", "EngineSettings", "MedicalSAM3Logic", "Outcome", "Progress", "Run", "RunOptions", "RunResult", "Task",
+    "UserError",
+]  # fmt: skip
+
+
+class MedicalSAM3Logic:
+    """The module without its panel. Everything that cannot be done is told in a sentence for users (``UserError``)."""
+
+    def __init__(self, engine: EngineSettings | None = None) -> None:
+        self._connection = Connection(engine or EngineSettings())
+        self._tasks: list[Task] = []
+        self._last: Run | Batch | None = None
+
+    # --- the engine ---
+
+    @property
+    def engine(self) -> EngineSettings:
+        """Which engine is asked."""
+        return self._connection.settings
+
+    def setEngine(self, settings: EngineSettings) -> None:
+        """Ask another engine from now on: what goes on at the one before is cancelled, a local one is ended."""
+        if settings != self.engine:
+            self.close()
+            self._connection = Connection(settings)
+
+    def testEngine(self) -> Task:
+        """Start or reach the engine; ``result`` is a list of sentences that a user should know."""
+        return self._begin(engine_tasks.test)
+
+    def capabilities(self) -> Task:
+        """``result``: version, model, devices and limits, as ``Client.capabilities`` gives them."""
+        return self._begin(lambda task, connection: connection.client(task).capabilities())
+
+    def freeMemory(self) -> Task:
+        """Let the engine forget all features; ``result`` is the number of bytes. Starts no engine."""
+        return self._begin(engine_tasks.freeMemory)
+
+    def stopEngine(self) -> None:
+        """End the local server, if there is one; the next run starts it again."""
+        self._connection.stop()
+
+    def close(self) -> None:
+        """Cancel everything and end the local server. For ``cleanup()`` of the panel; the logic can be used again."""
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = []
+        self.stopEngine()
+
+    # --- segment ---
+
+    def why(
+        self,
+        volumeNode: Any,
+        concepts: Sequence[str] | str,
+        segmentationNode: Any = None,
+        options: RunOptions | None = None,
+    ) -> str:
+        """Why a run cannot start, in a sentence for a tooltip; "" where it can. Quick: asks no engine."""
+        try:
+            self._check(volumeNode, concepts, segmentationNode, options or RunOptions())
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def start(
+        self,
+        volumeNode: Any,
+        concepts: Sequence[str] | str,
+        segmentationNode: Any = None,
+        options: RunOptions | None = None,
+    ) -> Run:
+        """Start to segment. Of a volume that shows a sequence, the frame that it shows.
+
+        Args:
+            volumeNode: A vtkMRMLScalarVolumeNode or vtkMRMLVectorVolumeNode (colours).
+            concepts: Phrases, or a text with commas or lines between them.
+            segmentationNode: Gets the segments; None = the one that belongs to this volume and was made by this
+                module, or else a new one once something was found.
+
+        Raises:
+            UserError: It cannot start.
+        """
+        options = options or RunOptions()
+        question, rules = self._check(volumeNode, concepts, segmentationNode, options)
+        inputs = [readVolume(volumeNode, options.modality)]
+        return self._startRun(Run, volumeNode, inputs, question, rules, segmentationNode, options)
+
+    def sequenceOf(self, volumeNode: Any) -> Any:
+        """The vtkMRMLSequenceNode that a volume shows a frame of; None where it shows none."""
+        found = sequenceOf(volumeNode) if volumeNode else None
+        return found[1] if found else None
+
+    def startSequence(self, volumeNode: Any, concepts: Sequence[str] | str, options: RunOptions | None = None) -> Run:
+        """Start to segment each frame of the sequence that a volume shows; gives a sequence of segmentations beside it.
+
+        Raises:
+            UserError: It cannot start, or the volume shows no sequence.
+        """
+        options = options or RunOptions()
+        question, rules = self._check(volumeNode, concepts, None, options)
+        sequence = self.sequenceOf(volumeNode)
+        if sequence is None:
+            raise UserError(_("'{name}' shows no sequence; choose its volume.").format(name=volumeNode.GetName()))
+        inputs = readFrames(volumeNode, sequence, options.modality)
+        return self._startRun(SequenceRun, volumeNode, inputs, question, rules, None, options)
+
+    def segment(
+        self,
+        volumeNode: Any,
+        concepts: Sequence[str] | str,
+        segmentationNode: Any = None,
+        onProgress: Callable[[Progress], None] | None = None,
+        **options: Any,
+    ) -> RunResult:
+        """Segment and wait, for scripts: ``start`` with the fields of ``RunOptions`` by name.
+
+        Args:
+            onProgress: Called now and then; what it raises cancels the run.
+
+        Raises:
+            UserError: It cannot be done.
+        """
+        result: RunResult = self.start(volumeNode, concepts, segmentationNode, RunOptions(**options)).wait(onProgress)
+        return result
+
+    def estimate(self, volumeNode: Any, concepts: Sequence[str] | str, options: RunOptions | None = None) -> Task:
+        """What a run would take. ``result``: an ``Estimate`` with a ``sentence``; sends the volume first.
+
+        Raises:
+            UserError: It could not start.
+        """
+        options = options or RunOptions()
+        question, _rules = self._check(volumeNode, concepts, None, options)
+        volume = readVolume(volumeNode, options.modality)
+        return self._begin(lambda task, connection: engine_tasks.estimate(task, connection, volume, question))
+
+    def canUndo(self) -> bool:
+        """Whether there is a last run or batch that can be taken back."""
+        return bool(self._changes())
+
+    def undo(self) -> bool:
+        """Take back what the last run or batch did to the scene, in one step; False where there is nothing."""
+        changes, self._last = self._changes(), None
+        return revertAll(changes)
+
+    # --- batch ---
+
+    def startBatch(
+        self, volumeNodes: Sequence[Any], concepts: Sequence[str] | str, options: RunOptions | None = None
+    ) -> Batch:
+        """Start to segment several volumes, one after the other; a failure does not stop the rest.
+
+        An entry that is a path is loaded first. Ends with a summary table node.
+
+        Raises:
+            UserError: No volume, or no concept.
+        """
+        phrases = checkedConcepts(concepts)
+        batch = Batch(volumeNodes, lambda node: self.start(node, phrases, None, options))
+        self._keep(batch)
+        self._last = batch
+        return batch
+
+    # --- concepts and models ---
+
+    def complete(self, typed: str, limit: int = 12) -> list[str]:
+        """Names of known concepts that fit what was typed, the best first. Quick: asks no engine."""
+        return completions(typed, limit)
+
+    def listModels(self) -> Task:
+        """``result``: models as dicts with name, title, state, bytes, licence, licence_text, demonstration."""
+        return self._begin(engine_tasks.models)
+
+    def downloadModel(self, name: str, acceptLicence: bool) -> Task:
+        """Let the engine download a model; ``progress`` counts bytes."""
+        return self._begin(lambda task, connection: engine_tasks.download(task, connection, name, acceptLicence))
+
+    def verifyModel(self, name: str) -> Task:
+        """Let the engine check the files of a model."""
+        return self._begin(lambda task, connection: engine_tasks.verify(task, connection, name))
+
+    def removeModel(self, name: str) -> Task:
+        """Let the engine remove a model."""
+        return self._begin(lambda task, connection: engine_tasks.remove(task, connection, name))
+
+    # --- how ---
+
+    def _check(
+        self, volume: Any, concepts: Sequence[str] | str, segmentation: Any, options: RunOptions
+    ) -> tuple[Question, Rules]:
+        """What the engine is to be asked, and what is done with its masks.
+
+        Raises:
+            UserError: A run could not start.
+        """
+        if reason := whyNotVolume(volume):
+            raise UserError(reason)
+        if not isInScene(volume):
+            raise UserError(_("Choose a volume of this scene; '{name}' was removed.").format(name=volume.GetName()))
+        phrases = checkedConcepts(concepts)
+        if options.overlap not in OVERLAPS or options.again not in AGAIN:
+            raise UserError(_("Choose one of the offered ways to treat overlaps and repeated concepts."))
+        ijkToWorld = toWorld(volume) @ ijkToRas(volume)
+        roi = readRoi(options.roiNode)
+        target = segmentation or segmentationOf(volume)
+        if target is not None:
+            checkGrid(target, volume)
+        _checkInside(target, options)
+        settings = {"overlap": "exclusive" if options.overlap == "exclusive" else "keep", **options.settings}
+        if roi is not None:
+            settings["roi"] = roi.voxelBox(ijkToWorld, volume.GetImageData().GetDimensions()[::-1])
+        if options.slices is not None:
+            settings["slices"] = tuple(options.slices)
+        if options.instances:
+            settings["instances"] = True
+        rules = Rules(options.overlap, options.insideSegmentId, roi, options.again)
+        return Question(tuple(phrases), settings, options.model), rules
+
+    def _startRun(
+        self,
+        kind: type[Run],
+        volume: Any,
+        inputs: Sequence[VolumeInput],
+        question: Question,
+        rules: Rules,
+        target: Any,
+        options: RunOptions,
+    ) -> Run:
+        wanted = {"freeMemory": options.freeMemory, "show3D": options.show3D}
+        run = kind(self._connection, volume, inputs, question, rules, target, **wanted)
+        if not isinstance(self._last, Batch) or not self._last.isRunning:
+            self._last = run
+        self._keep(run)
+        run.begin()
+        return run
+
+    def _begin(self, work: Callable[[ThreadTask, Connection], Any]) -> Task:
+        connection = self._connection
+        task = ThreadTask(lambda task: work(task, connection), connection.explain)
+        self._keep(task)
+        return task.begin()
+
+    def _keep(self, task: Task) -> None:
+        self._tasks = [one for one in self._tasks if one.isRunning] + [task]
+
+    def _changes(self) -> list[Change]:
+        return [] if self._last is None or self._last.isRunning else self._last.changes
+
+
+def _checkInside(target: Any, options: RunOptions) -> None:
+    """Check that there is something to stay inside of."""
+    if options.overlap != "inside":
+        return
+    segmentId = options.insideSegmentId
+    if not segmentId and options.roiNode is None:
+        raise UserError(_("Choose the segment or the ROI that the results are to stay inside of."))
+    if segmentId and (target is None or target.GetSegmentation().GetSegment(segmentId) is None):
+        raise UserError(_("The segment that the results are to stay inside of is not in the chosen segmentation."))

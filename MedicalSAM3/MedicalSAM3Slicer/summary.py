@@ -1,0 +1,67 @@
+"""The table of a batch: a row for each volume and concept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from .outcome import Outcome, stateText
+
+if TYPE_CHECKING:
+    from .batch import BatchEntry
+
+
+def makeTable(entries: Sequence[BatchEntry]) -> Any:
+    """Add a vtkMRMLTableNode to the scene that says what came of each volume and concept."""
+    rows = [row for entry in entries for row in _rowsOf(entry)]
+    name = slicer.mrmlScene.GenerateUniqueName(_("Segmentation summary"))
+    table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
+    modified = table.StartModify()
+    for heading, cells in zip(_headings(), zip(*rows, strict=True), strict=True):
+        column = vtk.vtkStringArray()
+        column.SetName(heading)
+        for cell in cells:
+            column.InsertNextValue(cell)
+        table.AddColumn(column)
+    table.SetUseColumnTitleAsColumnHeader(True)
+    table.SetLocked(True)
+    table.EndModify(modified)
+    return table
+
+
+def _headings() -> tuple[str, ...]:
+    return (
+        _("Volume"),
+        _("Concept"),
+        _("State"),
+        _("Presence"),
+        _("Confidence"),
+        _("Volume (ml)"),
+        _("Objects"),
+        _("Reason"),
+    )
+
+
+def _rowsOf(entry: BatchEntry) -> list[tuple[str, ...]]:
+    if not entry.outcomes:
+        state = _("cancelled") if entry.state == "cancelled" else _("failed")
+        return [(entry.name, "", state, "", "", "", "", entry.error)]
+    return [_row(entry.name, outcome) for outcome in entry.outcomes]
+
+
+def _row(name: str, outcome: Outcome) -> tuple[str, ...]:
+    isFound = outcome.state == "found"
+    return (
+        name if outcome.frame is None else _("{name}, frame {number}").format(name=name, number=outcome.frame),
+        outcome.phrase,
+        stateText(outcome),
+        "" if outcome.presence is None else f"{outcome.presence:.2f}",
+        "" if outcome.confidence is None else f"{outcome.confidence:.2f}",
+        f"{outcome.volumeMl:.2f}" if isFound else "",
+        str(outcome.objects) if outcome.objects else "",
+        "" if isFound else outcome.reason,
+    )

@@ -1,0 +1,167 @@
+"""The batch: a table of volumes, the concepts of the panel, a state for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from .outcome import describe
+from .task import UserError
+
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+VOLUME_CLASSES = ("vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode")
+
+
+class BatchPart:
+    """Several volumes, one after the other.
+
+    Args:
+        ui: The widgets of the form.
+        logic: Of the module.
+        ticker: Polls the batch.
+        start: Gives concepts and options of the panel for a batch.
+        say: Shows a sentence in the panel.
+        onChange: Called when a batch has begun or ended.
+    """
+
+    def __init__(
+        self, ui: Any, logic: Any, ticker: Any, start: Callable[[], tuple[list[str], Any]],
+        say: Callable[[str], None], onChange: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.ui, self.logic, self._ticker, self._start, self._say, self._onChange = (
+            ui, logic, ticker, start, say, onChange,
+        )  # fmt: skip
+        self.entries: list[Any] = []
+        """IDs of volume nodes (str) and files (Path): a node may go before its turn."""
+        self.batch: Any = None
+        ui.batchTable.verticalHeader().setVisible(False)
+        ui.batchTable.horizontalHeader().setStretchLastSection(True)
+        ui.batchSceneButton.connect("clicked()", self.addLoaded)
+        ui.batchFolderButton.connect("clicked()", self.addFolder)
+        ui.batchClearButton.connect("clicked()", self.clear)
+        ui.batchButton.connect("clicked()", self.onBatch)
+
+    def isRunning(self) -> bool:
+        """Whether a batch goes on."""
+        return self.batch is not None
+
+    def addLoaded(self) -> None:
+        """Add all volumes of the scene that can be segmented."""
+        for name in VOLUME_CLASSES:
+            for node in slicer.util.getNodesByClass(name):
+                if node.GetClassName() == name and not node.GetHideFromEditors() and node.GetID() not in self.entries:
+                    self.entries.append(node.GetID())
+        self._list()
+
+    def addFolder(self) -> None:
+        """Add the images of a folder."""
+        folder = qt.QFileDialog.getExistingDirectory(self.ui.batchFolderButton, _("Folder with images"))
+        if not folder:
+            return
+        files = [path for path in sorted(Path(folder).iterdir()) if path.name.lower().endswith(SUFFIXES)]
+        self.entries += [path for path in files if path not in self.entries]
+        if not files:
+            self._say(_("The folder holds no image that can be read (NIfTI, NRRD, MetaImage)."))
+        self._list()
+
+    def clear(self) -> None:
+        """Empty the list."""
+        self.entries = []
+        self._list()
+
+    def onBatch(self) -> None:
+        """Start, or cancel; what is done stays."""
+        if self.batch is not None:
+            self.batch.cancel()
+            self._ticker.tick()
+            return
+        concepts, options = self._start()
+        volumes = [entry if isinstance(entry, Path) else slicer.mrmlScene.GetNodeByID(entry) for entry in self.entries]
+        try:
+            self.batch = self.logic.startBatch([volume for volume in volumes if volume is not None], concepts, options)
+        except UserError as error:
+            self._say(str(error))
+            return
+        self._ticker.follow(self.batch, self._show, self._ended)
+        self._show(self.batch)
+        self._onChange()
+
+    def discard(self) -> None:
+        """End what goes on, for a scene that closes; the list goes with the scene."""
+        if self.batch is not None:
+            self.batch.cancel()
+            self._ticker.tick()
+        self.clear()
+
+    def update(self, isBusy: bool, concepts: list[str]) -> None:
+        """Say what the button does, or in its tooltip why it does nothing."""
+        running = self.isRunning()
+        reason = ""
+        if isBusy and not running:
+            reason = _("Wait for the run that goes on, or cancel it.")
+        elif not self.entries:
+            reason = _("Add volumes first.")
+        elif not concepts:
+            reason = _("Type at least one concept above.")
+        self.ui.batchButton.text = _("Cancel batch") if running else _("Run batch")
+        self.ui.batchButton.enabled = running or not reason
+        self.ui.batchButton.toolTip = reason or _("Segment the concepts in each volume, one after the other.")
+        for button in (self.ui.batchSceneButton, self.ui.batchFolderButton, self.ui.batchClearButton):
+            button.enabled = not running
+
+    def _list(self) -> None:
+        rows = []
+        for entry in self.entries:
+            node = None if isinstance(entry, Path) else slicer.mrmlScene.GetNodeByID(entry)
+            name = entry.name if isinstance(entry, Path) else node.GetName() if node is not None else _("(removed)")
+            rows.append((name, stateName("waiting"), ""))
+        self._fill(rows)
+        self._onChange()
+
+    def _show(self, batch: Any) -> None:
+        rows = []
+        for entry in batch.entries:
+            said = entry.error or "; ".join(describe(outcome) for outcome in entry.outcomes)
+            rows.append((entry.name, stateName(entry.state), said))
+        self._fill(rows)
+
+    def _ended(self, batch: Any) -> None:
+        self._show(batch)
+        self.batch = None
+        failed = sum(entry.state == "failed" for entry in batch.entries)
+        done = sum(entry.state == "done" for entry in batch.entries)
+        self._say(
+            batch.error
+            or _("Batch: {done} of {count} volumes done, {failed} failed. The summary is a table in the scene.").format(
+                done=done, count=len(batch.entries), failed=failed
+            )
+        )
+        self._onChange()
+
+    def _fill(self, rows: list[tuple[str, str, str]]) -> None:
+        table = self.ui.batchTable
+        table.setRowCount(len(rows))
+        for row, texts in enumerate(rows):
+            for column, text in enumerate(texts):
+                item = table.item(row, column)
+                if item is None:
+                    item = qt.QTableWidgetItem()
+                    table.setItem(row, column, item)
+                item.setText(text)
+                item.setToolTip(text)
+
+
+def stateName(state: str) -> str:
+    """A state in words."""
+    return {
+        "waiting": _("waiting"),
+        "running": _("running"),
+        "done": _("done"),
+        "failed": _("failed"),
+        "cancelled": _("cancelled"),
+    }[state]

@@ -1,0 +1,70 @@
+"""Tests that need Slicer's own classes are skipped, with the reason, where the wheel is not installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HAS_SLICER = find_spec("slicer") is not None
+
+if HAS_SLICER:
+    from Testing.slicer import mrml  # what the files of the module import must be there before them
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked ``slicer``."""
+    skip = pytest.mark.skip(reason="slicer-core is not installed: pip install 'medical-sam3[slicer]'")
+    for item in items:
+        if not HAS_SLICER and item.get_closest_marker("slicer"):
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def scene() -> Iterator[Any]:
+    """An empty scene."""
+    scene = mrml.boot()
+    scene.Clear(0)
+    yield scene
+    scene.Clear(0)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Any]:
+    """A server whose engines answer at once."""
+    from Testing.slicer.engine_world import serving_world
+
+    with serving_world(tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+def slow_world(tmp_path: Path) -> Iterator[Any]:
+    """A server whose engines answer when the test says so."""
+    from Testing.slicer.engine_world import serving_world
+
+    with serving_world(tmp_path, at_once=False) as world:
+        yield world
+
+
+@pytest.fixture
+def logic(scene: Any, world: Any) -> Iterator[Any]:
+    """A logic that asks ``world``."""
+    from MedicalSAM3.MedicalSAM3Slicer.logic import EngineSettings, MedicalSAM3Logic
+
+    logic = MedicalSAM3Logic(EngineSettings("remote", world.url))
+    yield logic
+    logic.close()
+
+
+@pytest.fixture
+def slow_logic(scene: Any, slow_world: Any) -> Iterator[Any]:
+    """A logic that asks ``slow_world``."""
+    from MedicalSAM3.MedicalSAM3Slicer.logic import EngineSettings, MedicalSAM3Logic
+
+    logic = MedicalSAM3Logic(EngineSettings("remote", slow_world.url))
+    yield logic
+    logic.close()
