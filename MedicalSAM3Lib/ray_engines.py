@@ -21,7 +21,7 @@ import numpy as np
 
 from MedicalSAM3Lib import __version__, result_files, volume_files
 from MedicalSAM3Lib.engine import order_from
-from MedicalSAM3Lib.engine_port import Order
+from MedicalSAM3Lib.engine_port import ENDINGS, Order
 from MedicalSAM3Lib.engine_process import EngineOptions, OnMessage
 from MedicalSAM3Lib.engines import WatchedEngines
 from MedicalSAM3Lib.errors import MedicalSAM3Error
@@ -94,6 +94,7 @@ class RemoteEngine:
         self._remote, self._on_message, self._on_end = remote, on_message, on_end
         self._out: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._orders: dict[str, Order] = {}
+        self._is_ending = False
         self._reader = threading.Thread(target=self._read, name="engine", daemon=True)
         self._reader.start()
         threading.Thread(target=self._write, name="engine orders", daemon=True).start()
@@ -108,6 +109,7 @@ class RemoteEngine:
 
     def end(self) -> None:
         """As ``EngineLink.end``."""
+        self._is_ending = True
         self._remote.kill()
         self._reader.join(_PATIENCE_S)
 
@@ -138,7 +140,8 @@ class RemoteEngine:
                 for message in self._remote.take() or [{"beat": 0}]:
                     self._hear(message)
         except EngineGoneError as gone:
-            logger.warning("an engine of the cluster has ended: %s", gone)
+            if not self._is_ending:
+                logger.warning("an engine of the cluster has ended: %s", gone)
         self._out.put(None)
         self._on_end(1)
 
@@ -151,7 +154,7 @@ class RemoteEngine:
             self._remote.kill()
         results = message.pop("results", None)
         answer = message.get("answer", {})
-        if "results" in message or answer.get("kind") in ("done", "failed", "cancelled"):
+        if "results" in message or answer.get("kind") in ENDINGS:
             order = self._orders.pop(answer["job_id"], None)
             if order is not None and results is not None and answer["kind"] == "done":
                 try:

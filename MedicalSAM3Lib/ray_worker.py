@@ -12,6 +12,7 @@ import numpy as np
 
 from MedicalSAM3Lib import __version__
 from MedicalSAM3Lib.engine import BEAT_S, Engine
+from MedicalSAM3Lib.engine_port import ENDINGS
 from MedicalSAM3Lib.structures import Volume
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Worker:
 
     def _say(self, message: dict[str, Any]) -> None:
         answer = message.get("answer")
-        if answer is not None and answer["kind"] in ("done", "failed", "cancelled"):
+        if answer is not None and answer["kind"] in ENDINGS:
             self._volumes.pop(answer["job_id"], None)
             message = message | {"results": self._results.pop(answer["job_id"], None)}
         self._said.put(message)
