@@ -1,10 +1,8 @@
-"""Engines in a Ray cluster: the seam with a cluster of threads, and one round trip through a Ray of this machine."""
+"""Engines in a Ray cluster: the seam with a cluster of threads, and what is said where there is no cluster."""
 
 from __future__ import annotations
 
-import os
 import queue
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +16,13 @@ from MedicalSAM3Lib import result_files
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.engine_port import Answer, ModelFacts
 from MedicalSAM3Lib.engine_process import EngineOptions
+from MedicalSAM3Lib.errors import SettingsError
+from MedicalSAM3Lib.ray_cluster import connect
 from MedicalSAM3Lib.ray_engines import EngineGoneError, RayEngines
 from MedicalSAM3Lib.ray_worker import Worker
 from MedicalSAM3Lib.report import InputRecord, ModelRecord, RunRecord
 from MedicalSAM3Lib.structures import Finding, Segmentation
-from Testing.server.live import children, command_line, live, wait_until
+from Testing.server.live import cli, wait_until
 from Testing.server.orders import Bench, oblique_volume
 
 PATIENCE_S = 60.0
@@ -201,46 +201,27 @@ def test_another_version_on_a_host_is_not_used(tmp_path: Path, monkeypatch: pyte
     assert cluster.remotes[0]._is_gone.is_set()
 
 
-def all_below(pid: int) -> Iterator[int]:
-    for child in children(pid):
-        yield child
-        yield from all_below(child)
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1", "ray://127.0.0.1:10001", "127.0.0.1:x", "[::1"])
+def test_an_address_without_a_cluster_is_said(address: str) -> None:
+    with pytest.raises(SettingsError, match="ray: expected") as refused:
+        connect(address, EngineOptions())
+    assert address in str(refused.value)
 
 
-@pytest.mark.slow
-def test_a_round_trip_through_a_local_ray(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="needs ray: pip install 'medical-sam3[batch]'")
-    from MedicalSAM3Lib.config import make_settings
-    from MedicalSAM3Lib.errors import JobFailed
-    from MedicalSAM3Lib.pipeline import segment
-    from MedicalSAM3Lib.registry import load_model
-    from Testing.server.test_round_trip import CONCEPTS, EXACT, many, same_masks
-    from Testing.server.test_round_trip import volume as volume_fixture
-
-    volume = volume_fixture.__wrapped__()
-    with live(tmp_path, "--ray", "local", devices="cpu,cpu") as server:
-        server.wait_ready()
-        client = server.client()
-        volume_id = str(client.upload(volume.array, volume.ijk_to_lps, modality="CT")["volume_id"])
-        job_id = client.submit(volume_id, CONCEPTS, EXACT)["job_id"]
-        assert client.wait(job_id)["state"] == "done"
-        own = segment(volume, CONCEPTS, load_model("tiny", "cpu"), make_settings(device="cpu", **EXACT))
-        same_masks(client, job_id, own)
-        long_one = client.submit(many(client, volume), CONCEPTS, EXACT)["job_id"]
-        wait_until(lambda: client.job(long_one)["state"] == "running")
-        workers = [pid for pid in all_below(server.process.pid) if b"ray::Worker" in command_line(pid)]
-        assert len(workers) == 2
-        busy = max(workers, key=lambda pid: cpu_ticks(pid))
-        os.kill(busy, signal.SIGKILL)
-        with pytest.raises(JobFailed, match="engine ended"):
-            client.wait(long_one)
-        after = client.submit(volume_id, ["liver"], EXACT)["job_id"]
-        assert client.wait(after)["state"] == "done"
-        below = list(all_below(server.process.pid))
-    wait_until(lambda: not any(b"ray::" in command_line(pid) for pid in below))
+def test_the_command_line_ends_where_there_is_no_cluster() -> None:
+    done = cli("serve", "--ray", "127.0.0.1:9", "--port", "0")
+    assert done.returncode == SettingsError.exit_code
+    assert "'127.0.0.1:9'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def cpu_ticks(pid: int) -> int:
-    """Processor time that a process has had."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+def test_a_cluster_that_is_no_more_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:9\n")
+    with pytest.raises(SettingsError, match=r"127\.0\.0\.1:9"):
+        connect("auto", EngineOptions())
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:7")
+    with pytest.raises(SettingsError, match=r"127\.0\.0\.1:7"):
+        connect("auto", EngineOptions())
