@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -105,6 +110,45 @@ def test_rays_files_hold_nothing_of_a_client(server: Live, volume_id: str) -> No
         assert [secret for secret in secrets if secret.encode() in text] == [], file.name
 
 
+@contextmanager
+def cluster() -> Iterator[str]:
+    """A Ray that was started as an operator does, with a token; yields its address."""
+    ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    port, client_port = (opened.getsockname()[1] for opened in ports)
+    for opened in ports:
+        opened.close()
+    words = ["start", "--head", "--block", f"--port={port}", f"--ray-client-server-port={client_port}", "--num-cpus=1"]
+    words += ["--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"]
+    # Not pytest's folder: the paths of sockets must be short.
+    with TemporaryDirectory(prefix="ray-") as folder, pytest.MonkeyPatch.context() as patch:
+        token = Path(folder) / "ray-token"
+        token.write_text("a" * 64)
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # no network: this host is 127.0.0.1
+        command = [sys.executable, "-m", "ray.scripts.scripts", *words, f"--temp-dir={folder}/r"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as head:
+            wait_until(lambda: (Path(folder) / "r" / "ray_current_cluster").exists() or head.poll() is not None)
+            assert head.poll() is None
+            yield f"127.0.0.1:{port}"
+            head.terminate()
+
+
+def test_a_cluster_that_is_there_already_is_joined_and_left(tmp_path: Path, volume: Volume) -> None:
+    pytest.importorskip("ray", reason="needs ray: pip install 'medical-sam3[batch]'")
+    with cluster() as address:
+        with live(tmp_path, "--ray", address) as server:
+            server.wait_ready()
+            client = server.client()
+            volume_id = str(client.upload(volume.array, volume.ijk_to_lps, modality="CT")["volume_id"])
+            job_id = client.submit(volume_id, CONCEPTS, EXACT)["job_id"]
+            assert client.wait(job_id)["state"] == "done"
+            own = segment(volume, CONCEPTS, load_model("tiny", "cpu"), make_settings(device="cpu", **EXACT))
+            same_masks(client, job_id, own)
+        host, _, port = address.partition(":")
+        socket.create_connection((host, int(port))).close()
+
+
 def all_below(pid: int) -> Iterator[int]:
     """A process's children, theirs, and so on."""
     for child in children(pid):
@@ -124,8 +168,8 @@ def workers_of(server: Live) -> list[int]:
 def session_of(server: Live) -> Path:
     """Where Ray's files of a server lie."""
     [line] = [line for pid in children(server.process.pid) if b"raylet" in (line := command_line(pid))]
-    [socket] = [word for word in line.decode().split("\0") if word.startswith("--raylet_socket_name=")]
-    return Path(socket.partition("=")[2]).parents[2]
+    [place] = [word for word in line.decode().split("\0") if word.startswith("--raylet_socket_name=")]
+    return Path(place.partition("=")[2]).parents[2]
 
 
 def cpu_ticks(pid: int) -> int:
