@@ -20,7 +20,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 
 from MedicalSAM3Lib import errors
 from MedicalSAM3Lib.catalogue import catalogue
@@ -34,7 +33,7 @@ from MedicalSAM3Lib.pipeline import segment, segment_with_report, settled
 from MedicalSAM3Lib.registry import AUTO, load_model, resolve
 from MedicalSAM3Lib.report import RunRecord
 from MedicalSAM3Lib.result_files import REPORT, write_results
-from MedicalSAM3Lib.runtime import pick_runtime
+from MedicalSAM3Lib.runtime import Runtime, pick_runtime
 from MedicalSAM3Lib.structures import Progress, Segmentation, Volume
 from MedicalSAM3Lib.time_left import StageRates, TimeLeft
 from MedicalSAM3Lib.volume_cache import VolumeCache
@@ -78,12 +77,12 @@ class Workshop:
         Raises:
             MedicalSAM3Error: The model cannot be loaded or does not run.
         """
-        self.device = str(pick_runtime(make_settings(device=self.device)).device)
+        self.device = str((runtime := self._runtime()).device)
         model = self.model(AUTO)
         axes = np.meshgrid(*(np.linspace(-1.0, 1.0, side) for side in PHANTOM_KJI), indexing="ij")
         ball = np.where(sum(axis**2 for axis in axes) < 0.5, 60.0, -1000.0).astype(np.float32)
         segment(Volume(ball, np.eye(4), "CT"), ["ball"], model, make_settings(device=self.device))
-        warm_up(model.model, pick_runtime(make_settings(device=self.device)))
+        warm_up(model.model, runtime)
         self.tidy()
         return facts_of(model, resolve(self._model).name)
 
@@ -136,9 +135,7 @@ class Workshop:
 
     def tidy(self) -> None:
         """Give memory back that nothing uses: to other programs on the device, and to the system."""
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self._runtime().release()
         with suppress(OSError, AttributeError):  # C's allocator keeps what was freed; only glibc can be told
             ctypes.CDLL(None).malloc_trim(0)
 
@@ -196,6 +193,9 @@ class Workshop:
         write_results(order.out, segmentation, record)
         findings: list[dict[str, Any]] = json.loads((order.out / REPORT).read_text(encoding="utf-8"))["findings"]
         return findings
+
+    def _runtime(self) -> Runtime:
+        return pick_runtime(make_settings(device=self.device))
 
     def _settings(self, asked: dict[str, Any]) -> SegmentSettings:
         """What a client asked, on this device and within this server's memory."""
