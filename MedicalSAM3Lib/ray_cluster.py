@@ -63,9 +63,7 @@ def _join(address: str, options: EngineOptions, session: SessionFolder | None) -
     try:
         import ray
     except ImportError as error:
-        raise SettingsError(
-            "ray: expected the package Ray, it is missing; pip install 'medical-sam3[ray]'."
-        ) from error
+        raise SettingsError("ray: expected the package Ray, it is missing; pip install 'medical-sam3[ray]'.") from error
     try:
         with _signals_kept():
             ray.init(address, **_choices(options, session))
