@@ -30,6 +30,7 @@ from MedicalSAM3Slicer.install import install, makePlan
 from MedicalSAM3Slicer.logic import MedicalSAM3Logic
 from MedicalSAM3Slicer.task import UserError
 from MedicalSAM3Slicer.widget_batch import BatchPart
+from MedicalSAM3Slicer.widget_choices import ChoicesPart
 from MedicalSAM3Slicer.widget_concepts import ConceptsPart
 from MedicalSAM3Slicer.widget_engine import EnginePart
 from MedicalSAM3Slicer.widget_models import ModelsPart
@@ -83,10 +84,9 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.installButton.connect("clicked()", self.onInstall)
         self.ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onVolume)
         self._shortcuts = [self._shortcut(keys) for keys in RUN_KEYS]
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneCloses)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.update)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.update)
+        self._observeScene(slicer.mrmlScene)
         self.onVolume()
+        self.choices.show()
 
     def cleanup(self) -> None:
         """Leave nothing running or observed; called by Slicer on unloading and reloading."""
@@ -102,6 +102,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The user comes back to the panel: the scene may have changed."""
         self.options.showVolume()
         self.options.showSegments()
+        self.choices.show()
         self.update()
 
     def onVolume(self, *ignored: object) -> None:
@@ -135,6 +136,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.ui.segmentButton.enabled = False
                 self.ui.segmentButton.toolTip = _("Wait for the batch, or cancel it.")
             self.results.update()
+            self.choices.keep()
         finally:
             self._isUpdating = False
 
@@ -158,6 +160,15 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         qt.QApplication.clipboard().setText(diagnostics(self.engine.settings(), self.models.model(), said))
         self.engine.say(_("The report is on the clipboard. It holds no patient data, address or token."))
 
+    def _observeScene(self, scene: Any) -> None:
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneCloses)
+        for event in (scene.StartCloseEvent, scene.StartImportEvent, scene.StartRestoreEvent):
+            self.addObserver(scene, event, self.choices.hold)
+        for event in (scene.EndCloseEvent, scene.EndImportEvent, scene.EndRestoreEvent):
+            self.addObserver(scene, event, self.choices.release)
+        self.addObserver(scene, scene.EndCloseEvent, self.update)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.update)
+
     def _makeParts(self) -> None:
         ui, logic = self.ui, self.logic
         self.ticker = Ticker()
@@ -170,6 +181,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             ui, logic, self.ticker, self.concepts, self.options, self.results, self.models.model, self._runChanged,
             self.models.refreshOnce,
         )  # fmt: skip
+        self.choices = ChoicesPart(ui, self, self.concepts, self.options, self.models)
         self.batch = BatchPart(ui, logic, self.ticker, self._batchQuestion, self.run.say, self.update)
 
     def _shortcut(self, keys: str) -> Any:

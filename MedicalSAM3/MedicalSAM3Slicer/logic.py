@@ -18,6 +18,7 @@ from slicer.i18n import tr as _
 from . import engine_tasks
 from .batch import Batch
 from .change import Change, isInScene, revertAll
+from .choices import parameterNode
 from .connection import Connection
 from .engine_work import Question
 from .grid import checkGrid
@@ -178,6 +179,10 @@ class MedicalSAM3Logic:
         """Take back what the last run or batch did to the scene, in one step; False where there is nothing."""
         changes, self._last = self._changes(), None
         return revertAll(changes)
+
+    def getParameterNode(self) -> Any:
+        """The vtkMRMLScriptedModuleNode that keeps the panel's choices in the scene; see ``choices``."""
+        return parameterNode()
 
     # --- batch ---
 

@@ -9,6 +9,9 @@ from typing import Any
 OVERLAPS = ("exclusive", "keep", "inside")
 AGAIN = ("replace", "add")
 KINDS = ("local", "remote")
+MODES = ("auto", "detect", "track", "fuse")
+SPEEDS = ("balanced", "fast", "exact")
+"""Fields ``mode`` and ``speed`` of ``SegmentSettings``; the first is the default of the panel."""
 
 
 @dataclass(frozen=True)

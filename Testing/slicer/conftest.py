@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,6 +49,32 @@ def slow_world(tmp_path: Path) -> Iterator[Any]:
 
     with serving_world(tmp_path, at_once=False) as world:
         yield world
+
+
+@pytest.fixture
+def module() -> Iterator[Any]:
+    """The module, not opened yet, in an empty scene with empty settings."""
+    import slicer
+
+    from Testing.slicer.harness import pythonqt
+    from Testing.slicer.harness.application import Module, boot
+
+    boot()
+    sys.modules["qt"].QSettings().clear()
+    slicer.mrmlScene.Clear(0)
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)  # as the application has it
+    pythonqt.FAULTS.clear()
+    module = Module()
+    yield module
+    module.close()
+    slicer.mrmlScene.Clear(0)
+    assert pythonqt.FAULTS == []
+
+
+@pytest.fixture
+def panel(module: Any) -> Any:
+    """The opened panel."""
+    return module.open()
 
 
 @pytest.fixture
