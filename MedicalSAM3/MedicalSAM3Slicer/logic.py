@@ -11,6 +11,7 @@ calls ``poll()`` from a timer, every 20 ms or so, on the main thread. Only ``pol
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from slicer.i18n import tr as _
@@ -21,6 +22,7 @@ from .change import Change, isInScene, revertAll
 from .choices import parameterNode
 from .connection import Connection
 from .engine_work import Question
+from .folder import lookThrough
 from .grid import checkGrid
 from .options import AGAIN, OVERLAPS, EngineSettings, RunOptions
 from .outcome import Outcome
@@ -186,12 +188,18 @@ class MedicalSAM3Logic:
 
     # --- batch ---
 
+    def lookThrough(self, folder: Path | str) -> Task:
+        """Find the images of a folder and of those below it; ``result``: a list of ``FolderImage``s for a batch."""
+        task = ThreadTask(lambda task: lookThrough(task, Path(folder)), self._connection.explain)
+        self._keep(task)
+        return task.begin()
+
     def startBatch(
         self, volumeNodes: Sequence[Any], concepts: Sequence[str] | str, options: RunOptions | None = None
     ) -> Batch:
         """Start to segment several volumes, one after the other; a failure does not stop the rest.
 
-        An entry that is a path is loaded first. Ends with a summary table node.
+        An entry that is a path, or an image of ``lookThrough``, is loaded first. Ends with a summary table node.
 
         Raises:
             UserError: No volume, or no concept.

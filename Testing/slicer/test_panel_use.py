@@ -223,8 +223,11 @@ def test_batch_shows_a_state_for_each_volume(panel: Any, world: World, tmp_path:
     qt_modules.Picked.answer = str(tmp_path)
     panel.ui.batchSceneButton.click()
     panel.ui.batchFolderButton.click()
-    assert not panel.ui.batchButton.enabled
     panel.concepts.setText("liver")
+    assert "looked through" in panel.ui.batchButton.toolTip
+    assert not panel.ui.batchButton.enabled
+    wait_for(lambda: panel.batch.search is None)
+    assert panel.ui.statusLabel.text == "Images found in the folder: 1."
     assert panel.ui.batchButton.enabled
     panel.ui.batchButton.click()
     wait_for(lambda: not panel.batch.isRunning())
@@ -232,6 +235,17 @@ def test_batch_shows_a_state_for_each_volume(panel: Any, world: World, tmp_path:
         ["one", "done"], ["two", "done"], ["broken.nii.gz", "failed"],
     ]  # fmt: skip
     assert "2 of 3 volumes done, 1 failed" in panel.ui.statusLabel.text
+
+
+def test_a_folder_with_nothing_is_a_sentence_and_a_dialog_that_was_closed_is_nothing(
+    panel: Any, tmp_path: Path
+) -> None:
+    for answer, said in (("", ""), (str(tmp_path), "The folder holds no image")):
+        qt_modules.Picked.answer = answer
+        panel.ui.batchFolderButton.click()
+        wait_for(lambda: panel.batch.search is None)
+        assert panel.ui.statusLabel.text.startswith(said)
+        assert lines(panel.ui.batchTable) == []
 
 
 def test_prediction_is_a_sentence(panel: Any, world: World) -> None:
