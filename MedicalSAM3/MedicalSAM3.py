@@ -35,6 +35,7 @@ from MedicalSAM3Slicer.widget_concepts import ConceptsPart
 from MedicalSAM3Slicer.widget_engine import EnginePart
 from MedicalSAM3Slicer.widget_models import ModelsPart
 from MedicalSAM3Slicer.widget_options import OptionsPart
+from MedicalSAM3Slicer.widget_prediction import PredictionPart
 from MedicalSAM3Slicer.widget_results import ResultsPart
 from MedicalSAM3Slicer.widget_run import RunPart
 from MedicalSAM3Slicer.widget_ticker import Ticker
@@ -95,6 +96,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self.ticker.stop()
         self.concepts.cleanup()
+        self.prediction.close()
         self.logic.close()
         self.logic = None
 
@@ -120,6 +122,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneCloses(self, *ignored: object) -> None:
         """A result for a volume that goes has no place."""
+        self.prediction.stop()
         self.run.discard()
         self.batch.discard()
         self.results.clear()
@@ -132,6 +135,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             self.batch.update(self.run.isRunning(), self.concepts.concepts())
             self.run.update()
+            self.prediction.update(self.run.reason(), self.run.isRunning() or self.batch.isRunning())
             if self.batch.isRunning():
                 self.ui.segmentButton.enabled = False
                 self.ui.segmentButton.toolTip = _("Wait for the batch, or cancel it.")
@@ -178,9 +182,10 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.engine = EnginePart(ui, logic, self.ticker, lambda: self.models.refresh(), self.update)
         self.models = ModelsPart(ui, logic, self.ticker, self.engine.say, self.update)
         self.run = RunPart(
-            ui, logic, self.ticker, self.concepts, self.options, self.results, self.models.model, self._runChanged,
-            self.models.refreshOnce,
+            ui, logic, self.ticker, self.concepts, self.options, self.results, self.models.model,
+            lambda: self.prediction.stop(), self._runChanged, self._runDone,
         )  # fmt: skip
+        self.prediction = PredictionPart(ui, logic, self.ticker, self.run.asked, self.run.say)
         self.choices = ChoicesPart(ui, self, self.concepts, self.options, self.models)
         self.batch = BatchPart(ui, logic, self.ticker, self._batchQuestion, self.run.say, self.update)
 
@@ -199,6 +204,10 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self.run.isRunning():
             self.options.showSegments()
         self.update()
+
+    def _runDone(self) -> None:
+        self.prediction.wake()
+        self.models.refreshOnce()
 
     def _batchQuestion(self) -> tuple[list[str], Any]:
         return self.concepts.concepts(), self.options.options(

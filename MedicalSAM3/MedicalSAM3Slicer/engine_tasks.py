@@ -71,7 +71,10 @@ def estimate(task: ThreadTask, connection: Connection, volume: VolumeInput, ques
     client = connection.client(task)
     volumeId = connection.sent.get(volume.key) or send(task, connection, client, volume)
     task.report(Progress(_("Estimating")))
-    told = client.estimate(volumeId, question.concepts, question.settings, question.model)
+    told = client.estimate(
+        volumeId, question.concepts, question.settings, question.model,
+        lambda jobId: task.whenCancelled(lambda: client.forget(jobId)),
+    )  # fmt: skip
     return Estimate(
         float(told["seconds"]),
         told.get("host_more_mb"),

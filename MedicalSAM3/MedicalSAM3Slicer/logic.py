@@ -33,7 +33,7 @@ from .run import Run, RunResult
 from .segmentation_node import segmentationOf
 from .sequence_run import SequenceRun, readFrames, sequenceOf
 from .task import Progress, Task, ThreadTask, UserError
-from .volume_input import VolumeInput, ijkToRas, readVolume, toWorld, whyNotVolume
+from .volume_input import VolumeInput, ijkToRas, readVolume, timesOf, toWorld, whyNotVolume
 
 __all__ = [
     "Batch", "EngineSettings", "MedicalSAM3Logic", "Outcome", "Progress", "Run", "RunOptions", "RunResult", "Task",
@@ -162,16 +162,41 @@ class MedicalSAM3Logic:
         result: RunResult = self.start(volumeNode, concepts, segmentationNode, RunOptions(**options)).wait(onProgress)
         return result
 
-    def estimate(self, volumeNode: Any, concepts: Sequence[str] | str, options: RunOptions | None = None) -> Task:
+    def estimate(
+        self,
+        volumeNode: Any,
+        concepts: Sequence[str] | str,
+        options: RunOptions | None = None,
+        segmentationNode: Any = None,
+    ) -> Task:
         """What a run would take. ``result``: an ``Estimate`` with a ``sentence``; sends the volume first.
 
         Raises:
             UserError: It could not start.
         """
         options = options or RunOptions()
-        question, _rules = self._check(volumeNode, concepts, None, options)
+        question, _rules = self._check(volumeNode, concepts, segmentationNode, options)
         volume = readVolume(volumeNode, options.modality)
         return self._begin(lambda task, connection: engine_tasks.estimate(task, connection, volume, question))
+
+    def question(
+        self,
+        volumeNode: Any,
+        concepts: Sequence[str] | str,
+        options: RunOptions | None = None,
+        segmentationNode: Any = None,
+    ) -> tuple[Any, ...]:
+        """What an engine would be asked; equal for equal questions about equal voxels. Quick: asks no engine.
+
+        Raises:
+            UserError: A run could not start.
+        """
+        question, _rules = self._check(volumeNode, concepts, segmentationNode, options or RunOptions())
+        return timesOf(volumeNode.GetImageData()), question
+
+    def staysWhereItIs(self, volumeNode: Any) -> bool:
+        """Whether asking about a volume takes it nowhere: the engine is on this computer, or has the volume already."""
+        return self.engine.kind == "local" or readVolume(volumeNode).key in self._connection.sent
 
     def canUndo(self) -> bool:
         """Whether there is a last run or batch that can be taken back."""

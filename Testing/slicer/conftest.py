@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+NEVER_MS = 3_600_000
 HAS_SLICER = find_spec("slicer") is not None
 
 if HAS_SLICER:
@@ -52,8 +53,8 @@ def slow_world(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def module() -> Iterator[Any]:
-    """The module, not opened yet, in an empty scene with empty settings."""
+def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module, not opened yet, in an empty scene with empty settings. It asks no engine by itself."""
     import slicer
 
     from Testing.slicer.harness import pythonqt
@@ -65,6 +66,7 @@ def module() -> Iterator[Any]:
     slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)  # as the application has it
     pythonqt.FAULTS.clear()
     module = Module()
+    monkeypatch.setattr("MedicalSAM3Slicer.widget_prediction.WAIT_MS", NEVER_MS)
     yield module
     module.close()
     slicer.mrmlScene.Clear(0)

@@ -248,15 +248,6 @@ def test_a_folder_with_nothing_is_a_sentence_and_a_dialog_that_was_closed_is_not
         assert lines(panel.ui.batchTable) == []
 
 
-def test_prediction_is_a_sentence(panel: Any, world: World) -> None:
-    use(panel, world.url)
-    make_volume()
-    panel.concepts.setText("liver")
-    panel.ui.predictButton.click()
-    wait_for(lambda: panel.ui.predictButton.enabled)
-    assert "min" in panel.ui.statusLabel.text or " s" in panel.ui.statusLabel.text
-
-
 def test_diagnostics_hold_no_secret(panel: Any) -> None:
     use(panel, "https://secret-host:8765", "secret-token")
     panel.ui.diagnosticsButton.click()
