@@ -143,6 +143,8 @@ def send(
 def stageText(stage: str) -> str:
     """What the engine does, for users."""
     known = {
+        "starting": _("Starting"),
+        "queued": _("Waiting for the engine"),
         "features": _("Looking at the slices"),
         "detection": _("Finding the concepts"),
         "tracking": _("Following objects through the slices"),
@@ -150,6 +152,7 @@ def stageText(stage: str) -> str:
         "fusion": _("Making masks"),
         "labels": _("Making masks"),
         "objects": _("Separating objects"),
+        "download": _("Downloading"),
     }
     return known.get(stage, stage)
 
