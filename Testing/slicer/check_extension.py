@@ -76,8 +76,8 @@ def address_is_set(root: Path) -> Iterator[str]:
     """The address is that of a repository, not a placeholder."""
     if repository_address.owner(root) in ("", repository_address.UNSET):
         yield (
-            f"the repository's address is not set: {repository_address.UNSET} stands for the account that holds it. Before "
-            "the extension is submitted to the extensions index: "
+            f"the repository's address is not set: {repository_address.UNSET} stands for the account that holds it. "
+            "Before the extension is submitted to the extensions index: "
             f"python -m Testing.slicer.repository_address https://github.com/ACCOUNT/{repository_address.NAME}"
         )
 
