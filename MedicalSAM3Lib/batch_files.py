@@ -25,7 +25,7 @@ def read_case(case: Case, folder: Path) -> list[str]:
     """
     notices: list[str] = []
     if case.is_series:
-        volume = files.read_series(case.files, on_notice=notices.append)
+        volume = files.read_series_files(case.files, on_notice=notices.append)
     else:
         volume = files.read_volume(case.files[0], on_notice=notices.append)
     volume_files.store(folder, volume)

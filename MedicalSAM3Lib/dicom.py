@@ -126,11 +126,16 @@ def read_folder(folder: Path, series: int | str | None, frame: int | None, notic
     Raises:
         InputError: No such series or several; slices missing, twice or unevenly spaced; damaged pixels.
     """
-    return read_stack(choose_series(scan_folder(folder), series).headers, frame, notice)
+    return read_series(choose_series(scan_folder(folder), series), frame, notice)
 
 
-def read_stack(headers: Sequence[SliceHeader], frame: int | None, notice: OnNotice) -> Volume:
-    """Read the images of one series as a volume; as ``read_folder``."""
+def read_series(series: Series, frame: int | None, notice: OnNotice) -> Volume:
+    """Read a series of ``scan_folder`` as a volume; as ``read_folder``.
+
+    Raises:
+        InputError: Slices missing, twice or unevenly spaced; damaged pixels.
+    """
+    headers = list(series.headers)
     unique = {header.sop_uid or str(header.path): header for header in headers}
     if len(unique) < len(headers):
         notice(f"{len(headers) - len(unique)} files are copies of others in the series and were left out.")

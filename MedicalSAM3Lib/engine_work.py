@@ -179,9 +179,12 @@ class Workshop:
         _answer: OnAnswer,
         is_cancelled: IsCancelled,
     ) -> dict[str, Any]:
-        predicted = estimate(volume, order.concepts, model, settings)
-        if is_cancelled():
-            raise errors.Cancelled("The job was cancelled.")
+        def check() -> None:
+            if is_cancelled():
+                raise errors.Cancelled("The job was cancelled.")
+
+        predicted = estimate(volume, order.concepts, model, settings, check)
+        check()
         values = asdict(predicted) | {"on_disk_gb": predicted.on_disk_gb, "problem": predicted.problem}
         return {"estimate": {name: None if value != value else value for name, value in values.items()}}
 
