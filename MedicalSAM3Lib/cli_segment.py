@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from MedicalSAM3Lib import cli_options as options
-from MedicalSAM3Lib.errors import OutputError, RunError, SettingsError
+from MedicalSAM3Lib.errors import NothingFound, OutputError, RunError, SettingsError
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.config import SegmentSettings
@@ -30,20 +30,26 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Where a run writes; None where it was not asked to."""
+    """Where a run writes, and the archive it sends to; None where it was not asked to."""
 
     segmentation: Path
     report: Path | None
     preview: Path | None
     confidence: Path | None = None
+    send: str | None = None
 
     def paths(self) -> list[Path]:
         """All files that the run will write."""
         return [path for path in (self.segmentation, self.report, self.preview, self.confidence) if path is not None]
 
     def written(self) -> list[str]:
-        """One line a file, for the user."""
-        return [f"Wrote {path}" for path in self.paths()]
+        """One line a file, for the user, once the run has written."""
+        lines = [f"Wrote {path}" for path in self.paths() if path.exists()]
+        if not self.segmentation.exists():
+            lines.insert(0, f"Nothing was found, and a DICOM object cannot be empty: {self.segmentation} is not there.")
+        elif self.send:
+            lines.append(f"Sent {self.segmentation.name} to the archive.")
+        return lines
 
 
 def segment(
@@ -54,6 +60,7 @@ def segment(
     report: options.ReportPath = None,
     preview: options.PreviewPath = None,
     confidence: options.ConfidencePath = None,
+    send: options.Send = None,
     model: options.ModelName = "auto",
     device: options.Device = "auto",
     speed: options.Speed = "balanced",
@@ -99,7 +106,7 @@ def segment(
         memory_budget_gb=memory_budget,
     )
     concepts = options.asked_concepts(concept, preset)
-    outputs = choose_outputs(input_path, output, report, preview, confidence)
+    outputs = choose_outputs(input_path, output, report, preview, confidence, send)
     work = _here_or_there(server, token_file, certificate)
     work(Source(input_path, series, frame), concepts, outputs, model, settings, quiet=quiet)
 
@@ -125,21 +132,23 @@ def choose_outputs(
     report: Path | None,
     preview: Path | None,
     confidence: Path | None = None,
+    send: str | None = None,
 ) -> Outputs:
     """Settle and check where a run writes, before anything is computed.
 
     Raises:
+        SettingsError: What is to be sent is no DICOM object, or its address none of an archive.
         OutputError: A file cannot be written there, is the input itself, is named twice, or the name chosen
             for the user is taken (what a user names is replaced, what we name never replaces anything).
     """
-    from MedicalSAM3Lib.files import check_output
+    from MedicalSAM3Lib.files import check_output, is_dicom_result
     from MedicalSAM3Lib.outputs import CONFIDENCE_SUFFIXES, sidecar_path
 
     if segmentation is None:
         segmentation = default_output(source)
         if segmentation.exists():
             raise OutputError(f"{segmentation} is there already: choose the result's name with --output.")
-    outputs = Outputs(segmentation, report, preview, confidence)
+    outputs = Outputs(segmentation, report, preview, confidence, send)
     # A label map brings its sidecar, whose name a report could take.
     resolved = [path.resolve() for path in (*outputs.paths(), sidecar_path(segmentation))]
     if source.resolve() in resolved:
@@ -147,6 +156,12 @@ def choose_outputs(
     if len(set(resolved)) < len(resolved):
         raise OutputError("Two outputs have the same name: choose another for one of them.")
     check_output(segmentation)
+    if send is not None:
+        from MedicalSAM3Lib.dicom_send import check_send
+
+        if not is_dicom_result(segmentation):
+            raise SettingsError("send: expected a DICOM result to send; name it with -o, such as out.seg.dcm.")
+        check_send(send)
     for path, suffixes in ((report, (".json",)), (preview, (".png",)), (confidence, CONFIDENCE_SUFFIXES)):
         if path is not None:
             check_output(path, suffixes)
@@ -207,18 +222,28 @@ def write_files(outputs: Outputs, volume: Volume, segmentation: Segmentation, re
 
     Raises:
         OutputError: A file cannot be written.
+        ServerError: The archive did not keep the segmentation, which is written all the same.
     """
     from MedicalSAM3Lib import files, preview
     from MedicalSAM3Lib.outputs import write_confidence
     from MedicalSAM3Lib.report import save_report
 
-    files.write_segmentation(outputs.segmentation, segmentation, volume)
+    model = f"{report['model']['name']} {report['model']['weights_hash'][:12]}"
+    try:
+        files.write_segmentation(outputs.segmentation, segmentation, volume, model)
+    except NothingFound:
+        # An answer, and the report has it; a file of an earlier run must not pass for the result of this one.
+        outputs.segmentation.unlink(missing_ok=True)
     if outputs.report is not None:
         save_report(outputs.report, report)
     if outputs.preview is not None:
         preview.write_preview(outputs.preview, volume, segmentation)
     if outputs.confidence is not None:
         write_confidence(outputs.confidence, segmentation)
+    if outputs.send is not None and outputs.segmentation.exists():
+        from MedicalSAM3Lib.dicom_send import send
+
+        send(outputs.segmentation, outputs.send)
 
 
 def raise_failed(findings: Sequence[Finding]) -> None:

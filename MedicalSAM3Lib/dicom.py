@@ -19,7 +19,7 @@ import numpy as np
 from MedicalSAM3Lib.dicom_stack import SliceHeader, affine_of, order_slices
 from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.guards import pick_frame, require_memory
-from MedicalSAM3Lib.structures import Volume
+from MedicalSAM3Lib.structures import DicomFrame, Volume
 
 TAGS = [
     "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "Rows", "Columns", "PixelSpacing",
@@ -136,7 +136,8 @@ def read_folder(folder: Path, series: int | str | None, frame: int | None, notic
     array = np.empty(shape, np.float32)
     for k, header in enumerate(stack):
         array[k] = _read_pixels(header.path, 0)
-    return Volume(array, affine_of(stack), modality=first.modality, name=_name(first.modality))
+    sources = tuple(DicomFrame(header.path) for header in stack)
+    return Volume(array, affine_of(stack), modality=first.modality, name=_name(first.modality), dicom=sources)
 
 
 def read_file(path: Path, frame: int | None = None) -> Volume:
@@ -150,7 +151,8 @@ def read_file(path: Path, frame: int | None = None) -> Volume:
         raise InputError("Expected a DICOM image, got a DICOM file without one (or a damaged header); choose another.")
     index = pick_frame(frame, header.num_frames, "frames in one file (to have them as a volume, convert it to NIfTI)")
     array = _read_pixels(path, index)
-    return Volume(array[None], affine_of([header]), header.modality, is_2d=True, name=_name(header.modality))
+    name, source = _name(header.modality), DicomFrame(path, index)
+    return Volume(array[None], affine_of([header]), header.modality, is_2d=True, name=name, dicom=(source,))
 
 
 def choose_series(found: Sequence[Series], wanted: int | str | None) -> Series:

@@ -4,6 +4,7 @@ read_volume("ct.nii.gz")                  NIfTI, NRRD, MetaImage
 read_volume("study/", series=4)           a DICOM folder; ``list_series`` says what is in it
 read_volume("tile.tif", frame=3)          PNG, JPEG, TIFF, a single DICOM file
 write_segmentation("out.seg.nrrd", segmentation, volume)
+write_segmentation("out.seg.dcm", segmentation, volume)       a DICOM series only; see below for the suffixes
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from MedicalSAM3Lib import dicom, images, itk_files, nifti, outputs, seg_nrrd
+from MedicalSAM3Lib import dicom, dicom_source, images, itk_files, nifti, outputs, seg_nrrd
 from MedicalSAM3Lib.atomic import check_writable
 from MedicalSAM3Lib.errors import InputError, OutputError
 from MedicalSAM3Lib.geometry import check_affine
@@ -22,6 +23,9 @@ from MedicalSAM3Lib.structures import Segmentation, Volume
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+DICOM_SUFFIX = ".dcm"
+SUFFIXES = (*outputs.SUFFIXES, DICOM_SUFFIX)
+"""Of results."""
 
 OnNotice = Callable[[str], None]
 
@@ -68,12 +72,20 @@ def list_series(folder: str | Path) -> tuple[dicom.SeriesInfo, ...]:
     return tuple(series.info for series in dicom.scan_folder(Path(folder)))
 
 
-def write_segmentation(path: str | Path, segmentation: Segmentation, volume: Volume) -> None:
+def write_segmentation(path: str | Path, segmentation: Segmentation, volume: Volume, model: str = "") -> None:
     """Write a segmentation on the grid of its volume, in the format that the suffix names.
 
     ``.seg.nrrd`` is 3D Slicer's; ``.nii`` and ``.nii.gz`` are label maps and ``.png`` is a mask for a
     picture, both with a sidecar ``<stem>.labels.json``. Masks that overlap lie in further layers, and the
-    last two keep each further layer in a file ``<stem>_layer2...`` of its own.
+    last two keep each further layer in a file ``<stem>_layer2...`` of its own. For a DICOM series, ``.rtstruct.dcm``
+    is its contours, ``.labelmap.dcm`` a DICOM Segmentation in the newer form LABELMAP, and any other ``.dcm`` one in
+    the form BINARY; they hold the patient's data, as the series does.
+
+    Args:
+        path: The file to be.
+        segmentation: On the grid of ``volume``.
+        volume: What was segmented.
+        model: Name of the model, which DICOM objects tell.
 
     Raises:
         OutputError: It cannot be written there. Nothing half-written is left behind.
@@ -83,13 +95,24 @@ def write_segmentation(path: str | Path, segmentation: Segmentation, volume: Vol
     for layer in segmentation.layers:
         if layer.shape != volume.shape_kji:
             raise OutputError(f"Expected masks of {volume.shape_kji} voxels, got {layer.shape}; segment it again.")
-    if path.name.lower().endswith(".seg.nrrd"):
+    name = path.name.lower()
+    if name.endswith(".seg.nrrd"):
         seg_nrrd.write_seg_nrrd(path, segmentation)
+    elif is_dicom_result(path):
+        from MedicalSAM3Lib import dicom_rtstruct, dicom_seg
+
+        write = dicom_rtstruct.write_rtstruct if name.endswith(".rtstruct.dcm") else dicom_seg.write_dicom_seg
+        write(path, segmentation, volume, model)
     else:
         outputs.write_label_files(path, segmentation)
 
 
-def check_output(path: str | Path, suffixes: Sequence[str] = outputs.SUFFIXES, *, volume: Volume | None = None) -> None:
+def is_dicom_result(path: Path) -> bool:
+    """Whether a result of this name is a DICOM object."""
+    return path.name.lower().endswith(DICOM_SUFFIX)
+
+
+def check_output(path: str | Path, suffixes: Sequence[str] = SUFFIXES, *, volume: Volume | None = None) -> None:
     """Check, before anything is computed, that a file can be written there.
 
     Args:
@@ -98,10 +121,15 @@ def check_output(path: str | Path, suffixes: Sequence[str] = outputs.SUFFIXES, *
         volume: What is to be segmented, where it is known: a PNG mask is for one picture.
 
     Raises:
-        OutputError: Unknown suffix, no such folder, folder not writable, or PNG for a 3D ``volume``.
+        OutputError: Unknown suffix, no such folder, folder not writable, PNG for a 3D ``volume``, or DICOM where
+            ``volume`` was not, or without the packages that it needs.
     """
     path = Path(path)
     check_writable(path, suffixes)
+    if is_dicom_result(path):
+        dicom_source.require_packages()
+        if volume is not None:
+            dicom_source.check_source(volume)
     if path.name.lower().endswith(".png") and volume is not None and not volume.is_2d:
         raise OutputError("Expected .seg.nrrd or .nii.gz for a 3D volume, got .png; a PNG mask is for one picture.")
 
