@@ -7,6 +7,8 @@ mask again. Each part of the mask is one closed polygon; its holes are joined to
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from scipy.spatial import KDTree
 
@@ -24,7 +26,7 @@ def trace(mask_ji: np.ndarray) -> list[np.ndarray]:
     generator = contour_generator(z=np.pad(part, 1).astype(float), fill_type="OuterOffset")
     polygons = []
     for points, offsets in zip(*generator.filled(0.5, 1.5), strict=True):
-        rings = [_straightened(points[begin : end - 1]) for begin, end in zip(offsets[:-1], offsets[1:], strict=True)]
+        rings = [_straightened(points[begin : end - 1]) for begin, end in pairwise(offsets)]
         polygons.append(_keyholed(rings) + corner)
     return polygons
 

@@ -1,7 +1,7 @@
 """Write a segmentation as a DICOM RT Structure Set (RTSTRUCT): closed contours on the source's own slices, in mm, LPS.
 
 A region of interest for each found concept, or each of its objects. Holes are joined to their outer contour by a
-keyhole (``contours.py``); parts of one slice are contours of their own. Filled again by voxel centres, they are the mask.
+keyhole (``contours.py``); parts of one slice are contours of their own. Filled again, they are the mask.
 """
 
 from __future__ import annotations

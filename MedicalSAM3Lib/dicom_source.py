@@ -66,12 +66,13 @@ class SourceSlice:
         return (points_lps - self.position) @ np.linalg.pinv(self.axes).T
 
 
+LOGGERS = ("pydicom", "highdicom", "dicomweb_client.web", "retrying", "urllib3.connectionpool")
+
+
 @contextmanager
 def private() -> Iterator[None]:
-    """Silence the warnings and log lines of the DICOM packages meanwhile: they quote values of headers, and addresses."""
-    loggers = [
-        logging.getLogger(name) for name in ("pydicom", "highdicom", "dicomweb_client.web", "urllib3.connectionpool")
-    ]
+    """Silence warnings and log lines of the DICOM packages meanwhile: they quote values of headers, and addresses."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [logger.disabled for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
