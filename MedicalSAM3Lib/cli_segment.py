@@ -189,7 +189,7 @@ def run(
 
     notices: list[str] = []
     with cli_show.waiting("Reading the image", quiet=quiet):
-        volume = files.read_volume(source.path, series=source.series, frame=source.frame, on_notice=notices.append)
+        volume = read_source(source, outputs, notices.append)
     files.check_output(outputs.segmentation, volume=volume)
     from MedicalSAM3Lib import pipeline, registry  # torch: only once the image is known to be good
     from MedicalSAM3Lib.interpret import read_all
@@ -208,6 +208,19 @@ def run(
         cli_show.show_findings(segmentation.findings, is_2d=volume.is_2d)
         cli_show.show_lines([*outputs.written(), *notices, *record.notices, *cli_show.model_notices(loaded)])
     raise_failed(segmentation.findings)
+
+
+def read_source(source: Source, outputs: Outputs, on_notice: Callable[[str], None]) -> Volume:
+    """The volume; with a gantry tilt only where all that is written of it lies on its own slices.
+
+    Raises:
+        InputError: It cannot be read or used.
+        GeometryError: Its axes are not at right angles.
+    """
+    from MedicalSAM3Lib import files
+
+    tilted = files.is_dicom_result(outputs.segmentation) and outputs.confidence is None
+    return files.read_volume(source.path, series=source.series, frame=source.frame, tilted=tilted, on_notice=on_notice)
 
 
 def write_outputs(outputs: Outputs, volume: Volume, segmentation: Segmentation, record: RunRecord) -> None:

@@ -152,6 +152,11 @@ def _headers(sources: Sequence[SourceSlice]) -> list[Any]:
         for header in headers:
             header.ImageOrientationPatient = first.header.ImageOrientationPatient
         return headers
+    if any(source.header is not first.header for source in sources):
+        raise OutputError(
+            "Expected one enhanced DICOM file for a DICOM Segmentation, got a volume of several enhanced files; "
+            "write .rtstruct.dcm or .seg.nrrd."
+        )
     header = copy.copy(first.header)
     groups = header.PerFrameFunctionalGroupsSequence
     header.PerFrameFunctionalGroupsSequence = [groups[(source.frame or 1) - 1] for source in sources]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from MedicalSAM3Lib.codes import Codes
+from MedicalSAM3Lib.dicom_headers import group_value
 from MedicalSAM3Lib.errors import NothingFound, OutputError
 from MedicalSAM3Lib.segments import Segment, segments_of
 from MedicalSAM3Lib.structures import Segmentation, Volume
@@ -124,6 +125,11 @@ def read_sources(volume: Volume) -> list[SourceSlice]:
         if source.path not in headers:
             headers[source.path] = _read(source.path)
         sources.append(_slice_of(headers[source.path], source.frame))
+    if len({(str(source.header.SOPInstanceUID), source.frame) for source in sources}) < len(sources):
+        raise OutputError(
+            "Expected an identifier (SOPInstanceUID) of its own for each slice, to which a DICOM result refers, some "
+            "have the same; have it put right, or write .seg.nrrd or .nii.gz."
+        )
     _check_place(sources, volume)
     return sources
 
@@ -217,9 +223,9 @@ def _slice_of(header: Any, frame: int) -> SourceSlice:
     try:
         if several:
             own, shared = header.PerFrameFunctionalGroupsSequence[frame], header.SharedFunctionalGroupsSequence[0]
-            position = own.PlanePositionSequence[0].ImagePositionPatient
-            orientation = _group(own, shared, "PlaneOrientationSequence").ImageOrientationPatient
-            spacing = _group(own, shared, "PixelMeasuresSequence").PixelSpacing
+            position = group_value(own, shared, "PlanePositionSequence", "ImagePositionPatient")
+            orientation = group_value(own, shared, "PlaneOrientationSequence", "ImageOrientationPatient")
+            spacing = group_value(own, shared, "PixelMeasuresSequence", "PixelSpacing")
         else:
             position, orientation = header.ImagePositionPatient, header.ImageOrientationPatient
             spacing = header.PixelSpacing
@@ -232,11 +238,6 @@ def _slice_of(header: Any, frame: int) -> SourceSlice:
         ) from None
     axes = np.stack((row / np.linalg.norm(row) * column_mm, column / np.linalg.norm(column) * row_mm), axis=1)
     return SourceSlice(header, frame + 1 if several else None, np.array(position, float), axes)
-
-
-def _group(own: Any, shared: Any, name: str) -> Any:
-    """A functional group of a frame, else the one that all frames share."""
-    return (own if name in own else shared)[name].value[0]
 
 
 def _check_place(sources: list[SourceSlice], volume: Volume) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from MedicalSAM3Lib import dicom, dicom_source, images, itk_files, nifti, outputs, seg_nrrd
 from MedicalSAM3Lib.atomic import check_writable
-from MedicalSAM3Lib.errors import InputError, OutputError
+from MedicalSAM3Lib.dicom_stack import without_tilt
+from MedicalSAM3Lib.errors import GeometryError, InputError, OutputError
 from MedicalSAM3Lib.geometry import check_affine
 from MedicalSAM3Lib.guards import check_finite
 from MedicalSAM3Lib.structures import Segmentation, Volume
@@ -35,6 +36,7 @@ def read_volume(
     *,
     series: int | str | None = None,
     frame: int | None = None,
+    tilted: bool = False,
     on_notice: OnNotice | None = None,
 ) -> Volume:
     """Read a volume or a picture. Its voxels come as stored: no resampling, no flip, no rotation.
@@ -43,6 +45,8 @@ def read_volume(
         path: A file, or a folder that holds a DICOM series.
         series: Which series of a folder: its number (4), or its place in ``list_series`` ("#1").
         frame: Which frame of a 4D image or page of a TIFF, 0-based.
+        tilted: Take a DICOM series with a gantry tilt, too: its slices are seen as they are, and the result can only
+            be written as DICOM.
         on_notice: Called with one line for whatever was put right; the log gets it if None.
 
     Returns:
@@ -56,6 +60,7 @@ def read_volume(
     notice = on_notice or logging.getLogger("MedicalSAM3Lib").warning
     path = Path(path)
     volume = _read(path, series, frame, notice)
+    volume = _straightened(volume, tilted, notice)
     affine, repaired = check_affine(volume.ijk_to_lps)
     if repaired:
         notice(repaired)
@@ -130,8 +135,34 @@ def check_output(path: str | Path, suffixes: Sequence[str] = SUFFIXES, *, volume
         dicom_source.require_packages()
         if volume is not None:
             dicom_source.check_source(volume)
+    elif volume is not None and volume.is_tilted:
+        raise OutputError(
+            "Expected a DICOM result (.seg.dcm or .rtstruct.dcm) for a series with a gantry tilt, got "
+            f"{path.name}, which cannot hold slices that do not lie straight above each other; rename the output."
+        )
     if path.name.lower().endswith(".png") and volume is not None and not volume.is_2d:
         raise OutputError("Expected .seg.nrrd or .nii.gz for a 3D volume, got .png; a PNG mask is for one picture.")
+
+
+def _straightened(volume: Volume, tilted: bool, notice: OnNotice) -> Volume:
+    """A DICOM series without its gantry tilt, where that is wanted; anything else as it is.
+
+    Raises:
+        GeometryError: It has one, and that is not wanted.
+    """
+    if len(volume.dicom) < 2:
+        return volume
+    affine, degrees = without_tilt(volume.ijk_to_lps)
+    if not degrees:
+        return volume
+    if not tilted:
+        raise GeometryError(
+            f"Expected slices straight above each other, got a stack sheared by {degrees:.2f} degrees (a gantry tilt); "
+            "write the result as DICOM (-o out.seg.dcm or out.rtstruct.dcm), which lies on the slices as they are, or "
+            "resample the series to a rectangular grid first."
+        )
+    notice(f"The slices are tilted by {degrees:.2f} degrees (a gantry tilt): each was looked at as it is.")
+    return replace(volume, ijk_to_lps=affine, is_tilted=True)
 
 
 def _read(path: Path, series: int | str | None, frame: int | None, notice: OnNotice) -> Volume:
@@ -140,6 +171,8 @@ def _read(path: Path, series: int | str | None, frame: int | None, notice: OnNot
         return dicom.read_folder(path, series, frame, notice)
     if not path.is_file():
         raise InputError(f"Expected an image file or a DICOM folder, got a path that does not exist: {path}.")
+    if dicom.is_dicom(path):
+        return dicom.read_file(path, series, frame, notice)
     if series is not None:
         raise InputError("Expected a folder with series=, got a file; leave series= (--series) out.")
     if path.stat().st_size == 0:
@@ -154,7 +187,5 @@ def _read(path: Path, series: int | str | None, frame: int | None, notice: OnNot
         return itk_files.read_itk(path, frame)
     if name.endswith(images.SUFFIXES):
         return images.read_image(path, frame, notice)
-    if dicom.is_dicom(path):
-        return dicom.read_file(path, frame)
     known = ", ".join((*NIFTI_SUFFIXES, *ITK_SUFFIXES, *images.SUFFIXES))
     raise InputError(f"Expected {known} or DICOM, got {path.name}; convert the image to one of these.")

@@ -41,6 +41,8 @@ class Volume:
         modality: DICOM code ("CT", "MR", "PT", ...), "RGB" or "GREY" for photographs, "" if unknown.
         is_2d: True for a photograph, a pathology tile or a single frame.
         name: A name for messages and files, without anything that identifies a patient.
+        is_tilted: Each slice lies shifted within its plane against the one before (a gantry tilt of CT). ``ijk_to_lps``
+            leaves that out, so results are true to their own slices only, and are written as DICOM.
         dicom: The source of each slice k, where it was DICOM: what is written as DICOM refers to it. Else ().
     """
 
@@ -49,6 +51,7 @@ class Volume:
     modality: str = ""
     is_2d: bool = False
     name: str = "volume"
+    is_tilted: bool = False
     dicom: tuple[DicomFrame, ...] = field(default=(), repr=False)
 
     @property
