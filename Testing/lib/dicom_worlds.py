@@ -11,7 +11,8 @@ from MedicalSAM3Lib.files import read_volume
 from MedicalSAM3Lib.structures import Codes, Finding, Segmentation, Volume
 from Testing.lib.file_worlds import counting, write_dicom
 
-SHAPE = (5, 7, 9)
+SHAPE = (5, 8, 9)
+"""A slice of whole bytes of bits: of others GDCM, in SimpleITK, drops the last bits of a BINARY object."""
 SPACING_MM = (0.75, 0.5, 2.5)
 """Along a row, along a column, between slices."""
 
@@ -26,15 +27,19 @@ PATIENT = {
 
 
 def series_at(
-    folder: Path, axes: np.ndarray, shift: tuple[float, float, float] = (0.0, 0.0, 0.0), **values: Any
+    folder: Path,
+    axes: np.ndarray,
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    shape: tuple[int, int, int] = SHAPE,
+    **values: Any,
 ) -> Volume:
-    """Write a series of ``SHAPE`` whose columns ``axes`` say where rows, columns and slices run to, and read it.
+    """Write a series of ``shape`` whose columns ``axes`` say where rows, columns and slices run to, and read it.
 
     Slices lie in files in random order. ``shift`` is what each slice lies off the one before, besides: a gantry tilt.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = np.random.default_rng(1).permutation(SHAPE[0])
-    for k, pixels in enumerate(counting(SHAPE).astype(np.int16)):
+    names = np.random.default_rng(1).permutation(shape[0])
+    for k, pixels in enumerate(counting(shape).astype(np.int16)):
         position = np.array((-31.5, 12.25, 107.0)) + k * (axes[:, 2] * SPACING_MM[2] + shift)
         place = {
             "ImageOrientationPatient": [f"{cosine:.9g}" for cosine in (*axes[:, 0], *axes[:, 1])],

@@ -37,7 +37,7 @@ ORIENTATIONS = [axes + 0.0 for axes in axis_orientations()]
 
 
 def seg_masks(path: Path) -> list[dict[tuple[int, ...], set[tuple[int, int]]]]:
-    """Of each segment, by pydicom alone: voxels (column, row) by the frame's position in the patient, in micrometres."""
+    """Of each segment, by pydicom alone: voxels (column, row) by their frame's position in micrometres."""
     data = pydicom.dcmread(path)
     frames = data.pixel_array.reshape(int(data.NumberOfFrames), data.Rows, data.Columns)
     masks: list[dict[tuple[int, ...], set[tuple[int, int]]]] = [{} for _ in data.SegmentSequence]
@@ -59,7 +59,7 @@ def check_seg_by_highdicom(path: Path, volume: Volume, segmentation: Segmentatio
 
 
 def check_seg_by_simpleitk(path: Path, volume: Volume, segmentation: Segmentation) -> None:
-    """SimpleITK reads the frames of a SEG as slices, in their order; where they lie is checked by each one's position."""
+    """SimpleITK reads frames as slices, in their order; the header says where each lies."""
     array = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
     data = pydicom.dcmread(path)
     sources = [pydicom.dcmread(source.path, stop_before_pixels=True) for source in volume.dicom]

@@ -52,6 +52,15 @@ def test_highdicom_finds_the_masks_on_their_source_slices(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("shape", [(5, 7, 9), (5, 9, 11)])
+def test_slices_of_broken_bytes_are_whole(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    volume = series_at(tmp_path / "in", np.eye(3), shape=shape)
+    segmentation = known_segmentation(volume)
+    write_segmentation(tmp_path / "a.dcm", segmentation, volume)
+    for mask, expected in zip(masks_in(tmp_path / "a.dcm", volume), masks_of(segmentation), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+
+
 def test_segments_have_names_codes_colours_and_their_maker(tmp_path: Path, volume: Volume) -> None:
     write_segmentation(tmp_path / "a.dcm", known_segmentation(volume), volume, "tiny 0123abcd")
     cyst, kidney = pydicom.dcmread(tmp_path / "a.dcm").SegmentSequence
