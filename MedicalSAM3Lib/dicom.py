@@ -74,7 +74,7 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def scan_folder(folder: Path) -> tuple[Series, ...]:
+def scan_folder(folder: Path, notice: OnNotice | None = None) -> tuple[Series, ...]:
     """Read the headers of all DICOM images under a folder and sort them into series.
 
     A series whose images differ in orientation, size or spacing (a scout with its stack) counts as several.
@@ -85,11 +85,14 @@ def scan_folder(folder: Path) -> tuple[Series, ...]:
     if not folder.is_dir():
         raise InputError("Expected a folder with a DICOM series, got a path that is not a folder; check it.")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    stacks = stacks_of(header for path in files if is_dicom(path) for header in read_headers(path))
+    found = [read_headers(path) for path in files if is_dicom(path)]
+    stacks = stacks_of(header for headers in found for header in headers or ())
     if not stacks:
         raise InputError(
             f"Expected a folder with DICOM images, got {len(files)} files and none is one; check the path."
         )
+    if notice and None in found:
+        notice(f"{found.count(None)} DICOM files have a damaged header and were left out.")
     return _as_series(stacks)
 
 
@@ -105,7 +108,7 @@ def read_folder(folder: Path, series: int | str | None, frame: int | None, notic
     Raises:
         InputError: No such series or several; slices missing, twice or unevenly spaced; damaged pixels.
     """
-    return _read_stack(choose_series(scan_folder(folder), series).headers, frame, notice)
+    return _read_stack(choose_series(scan_folder(folder, notice), series).headers, frame, notice)
 
 
 def read_file(path: Path, series: int | str | None, frame: int | None, notice: OnNotice) -> Volume:

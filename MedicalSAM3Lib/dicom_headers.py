@@ -30,8 +30,8 @@ Find = Callable[[str], Any]
 """Value of an attribute by name, or None."""
 
 
-def read_headers(path: Path) -> list[SliceHeader]:
-    """Headers of the slices of a file; none for a DICOM object that is no image, or that cannot be parsed."""
+def read_headers(path: Path) -> list[SliceHeader] | None:
+    """Headers of the slices of a file; an empty list for a DICOM object that is no image, None for a damaged one."""
     import pydicom
 
     with warnings.catch_warnings():
@@ -48,7 +48,7 @@ def read_headers(path: Path) -> list[SliceHeader]:
             return [_header(path, data, data.get, None)]
         # pydicom parses values on first use; a damaged one raises whatever its converter does.
         except Exception:
-            return []
+            return None
 
 
 def group_value(groups: Any, shared: Any, sequence: str, name: str) -> Any:
