@@ -64,5 +64,5 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(PY)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
-	$(INSTALL) -e '.[train,server,dev,slicer]'
+	$(INSTALL) -e '.[train,dicom,server,dev,slicer]'
 	touch $@ $(VENV)/.base

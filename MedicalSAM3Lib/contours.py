@@ -36,7 +36,7 @@ def fill(polygons: list[np.ndarray], shape_ji: tuple[int, int]) -> np.ndarray:
 
     Each edge flips all voxels to its right, row by row, in the rows that it crosses.
     """
-    flips = np.zeros((shape_ji[0], shape_ji[1] + 1), np.int64)
+    flips = np.zeros((shape_ji[0], shape_ji[1] + 1), np.uint8)
     begins = np.concatenate([np.zeros((0, 2)), *polygons])
     ends = np.concatenate([np.zeros((0, 2)), *(np.roll(polygon, -1, axis=0) for polygon in polygons)])
     upper = np.where((begins[:, 1] <= ends[:, 1])[:, None], begins, ends)
@@ -47,8 +47,8 @@ def fill(polygons: list[np.ndarray], shape_ji: tuple[int, int]) -> np.ndarray:
     row = first[edge] + np.arange(len(edge)) - (np.cumsum(counts) - counts)[edge]
     (i0, j0), (i1, j1) = upper[edge].T, lower[edge].T
     crossing = i0 + (row - j0) * (i1 - i0) / (j1 - j0)
-    np.add.at(flips, (row, np.clip(np.ceil(crossing), 0, shape_ji[1]).astype(int)), 1)
-    return np.cumsum(flips[:, :-1], axis=1) % 2 == 1
+    np.bitwise_xor.at(flips, (row, np.clip(np.ceil(crossing), 0, shape_ji[1]).astype(int)), 1)
+    return np.bitwise_xor.accumulate(flips[:, :-1], axis=1).astype(bool)
 
 
 def _straightened(ring: np.ndarray) -> np.ndarray:

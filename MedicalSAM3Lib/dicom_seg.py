@@ -8,7 +8,7 @@ each slice that has voxels of it, which refers to the source instance it lies on
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,30 +71,37 @@ def check_dicom_seg(
     """
     import pydicom
 
-    wrong = OutputError(f"Expected {path.suffix} to hold the masks as they are, read again it differs; report this.")
-    try:
-        with private():
-            data = pydicom.dcmread(path)
-            frames = data.pixel_array.reshape(int(data.NumberOfFrames), data.Rows, data.Columns)
-    except Exception:
-        raise wrong from None
+    wrong = OutputError("Expected a file that holds the masks as they are, read again it differs; report this.")
     by_place = {(str(source.header.SOPInstanceUID), source.frame): k for k, source in enumerate(sources)}
     counts = [np.bincount(layer.ravel(), minlength=1) for layer in segmentation.layers]
     missing = [int(counts[segment.finding.layer][segment.part.label]) for segment in segments]
-    shared = data.SharedFunctionalGroupsSequence[0]
-    for pixels, own in zip(frames, data.PerFrameFunctionalGroupsSequence, strict=True):
-        k = by_place.get(_reference(own), -1)
-        if k < 0 or not _lies_on(own, shared, sources[k]):
-            raise wrong
-        for number in _segment_numbers(own, shared, len(segments)):
-            segment = segments[number - 1]
-            mask = segmentation.layers[segment.finding.layer][k] == segment.part.label
-            found = pixels == (number if data.SegmentationType == "LABELMAP" else 1)
-            if not np.array_equal(found, mask):
-                raise wrong
-            missing[number - 1] -= int(mask.sum())
+    try:
+        with private():
+            data = pydicom.dcmread(path)
+            shared = data.SharedFunctionalGroupsSequence[0]
+            for pixels, own in zip(_frames(data), data.PerFrameFunctionalGroupsSequence, strict=True):
+                k = by_place[_reference(own)]
+                if not _lies_on(own, shared, sources[k]):
+                    raise wrong
+                for number in _segment_numbers(own, shared, len(segments)):
+                    segment = segments[number - 1]
+                    mask = segmentation.layers[segment.finding.layer][k] == segment.part.label
+                    if not np.array_equal(pixels == (number if data.SegmentationType == "LABELMAP" else 1), mask):
+                        raise wrong
+                    missing[number - 1] -= int(mask.sum())
+    except Exception:
+        raise wrong from None
     if any(missing):
         raise wrong
+
+
+def _frames(data: Any) -> Iterable[np.ndarray]:
+    """Pixels ``(J, I)`` of each frame, one after another; all at once only where frames begin inside a byte."""
+    from pydicom.pixels import iter_pixels
+
+    if data.BitsAllocated == 1 and data.Rows * data.Columns % 8:
+        return data.pixel_array.reshape(-1, data.Rows, data.Columns)
+    return iter_pixels(data)
 
 
 def _make(

@@ -19,7 +19,7 @@ import numpy as np
 
 from MedicalSAM3Lib.codes import Codes
 from MedicalSAM3Lib.dicom_headers import group_value
-from MedicalSAM3Lib.errors import NothingFound, OutputError
+from MedicalSAM3Lib.errors import MedicalSAM3Error, NothingFound, OutputError
 from MedicalSAM3Lib.segments import Segment, segments_of
 from MedicalSAM3Lib.structures import Segmentation, Volume
 
@@ -179,12 +179,12 @@ def written_or_refused(write: Callable[[], None]) -> None:
     """Call a writer; whatever the headers make pydicom or highdicom raise becomes one sentence without their values.
 
     Raises:
-        OutputError: The writer failed; as it raised it, where it is one already.
+        OutputError: The writer failed. What is of our own, the disk's or the memory's goes on as it is.
     """
     try:
         with private():
             write()
-    except (OutputError, OSError):
+    except (MedicalSAM3Error, OSError, MemoryError):
         raise
     except Exception as error:
         # The text of their errors may quote a header, and so may the traceback's last line: neither goes on.
