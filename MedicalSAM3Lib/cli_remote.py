@@ -17,7 +17,8 @@ from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.structures import OnProgress, Progress, Segmentation, Volume
 
 if TYPE_CHECKING:
-    from MedicalSAM3Lib.cli_segment import Outputs, Source
+    from MedicalSAM3Lib.cli_outputs import Outputs
+    from MedicalSAM3Lib.cli_segment import Source
     from MedicalSAM3Lib.config import SegmentSettings
 
 TOKEN_VARIABLE = "MEDSAM3_SERVER_TOKEN"
@@ -92,7 +93,8 @@ def run(
         RunError: A concept failed; the results of the others are written.
     """
     from MedicalSAM3Lib import cli_show
-    from MedicalSAM3Lib.cli_segment import check_outputs, raise_failed, read_source, write_files
+    from MedicalSAM3Lib.cli_outputs import check_outputs, raise_failed, write_files
+    from MedicalSAM3Lib.cli_segment import read_source
     from MedicalSAM3Lib.interpret import check_concepts
 
     client, notices = remote.connect(), list[str]()

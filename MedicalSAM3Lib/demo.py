@@ -100,7 +100,7 @@ def run(folder: Path) -> None:
         MedicalSAM3Error: The demonstration cannot run; see ``errors``.
     """
     from MedicalSAM3Lib import cli_show
-    from MedicalSAM3Lib.cli_segment import Outputs, raise_failed, write_outputs
+    from MedicalSAM3Lib.cli_outputs import Outputs, raise_failed, write_outputs
     from MedicalSAM3Lib.files import read_volume
     from MedicalSAM3Lib.pipeline import segment_with_report
     from MedicalSAM3Lib.registry import load_model

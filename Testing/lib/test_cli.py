@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from MedicalSAM3Lib import __version__, cli, pipeline, registry
-from MedicalSAM3Lib.cli_segment import default_output
+from MedicalSAM3Lib.cli_outputs import default_output
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.errors import Cancelled
 from MedicalSAM3Lib.structures import Finding
