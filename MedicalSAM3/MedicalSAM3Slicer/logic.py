@@ -26,7 +26,7 @@ from .folder import lookThrough
 from .grid import checkGrid
 from .options import AGAIN, OVERLAPS, EngineSettings, RunOptions
 from .outcome import Outcome
-from .phrases import checkedConcepts, completions
+from .phrases import checkedConcepts, completions, learnWords
 from .placing import Rules
 from .region import readRoi
 from .run import Run, RunResult
@@ -240,6 +240,10 @@ class MedicalSAM3Logic:
     def complete(self, typed: str, limit: int = 12) -> list[str]:
         """Names of known concepts that fit what was typed, the best first. Quick: asks no engine."""
         return completions(typed, limit)
+
+    def learnWords(self) -> Task:
+        """Make completion and correction quick from the first letter on; not needed by scripts."""
+        return self._begin(lambda task, connection: learnWords())
 
     def listModels(self) -> Task:
         """``result``: models as dicts with name, title, state, bytes, licence, licence_text, demonstration."""
