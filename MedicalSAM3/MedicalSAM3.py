@@ -88,6 +88,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._observeScene(slicer.mrmlScene)
         self.onVolume()
         self.choices.show()
+        self.ticker.follow(self.logic.learnWords(), lambda task: None, lambda task: None)
 
     def cleanup(self) -> None:
         """Leave nothing running or observed; called by Slicer on unloading and reloading."""

@@ -29,7 +29,8 @@ def diagnostics(engine: EngineSettings, model: str, said: Sequence[str]) -> str:
         f"MedicalSAM3 {__version__}",
         f"Slicer {version}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         f"Engine: {engine.kind}; address {_given(engine.url)}, token {_given(engine.token)}, "
-        f"certificate {_given(engine.certificate)}, Python of its own: {_given(engine.python)}",
+        f"certificate {_given(engine.certificate)}, Python of its own: {_given(engine.python)}, "
+        f"device {engine.device or 'automatic'}",
         f"Model: {model}",
         f"Missing in Slicer's Python: {', '.join(missing) or 'nothing'}",
         f"torch in Slicer's process: {'loaded' if 'torch' in sys.modules else 'not loaded'}",

@@ -18,22 +18,20 @@ from slicer.i18n import tr as _
 
 from . import engine_tasks
 from .batch import Batch
-from .change import Change, isInScene, revertAll
+from .change import Change, revertAll
+from .checking import checkRun
 from .choices import parameterNode
 from .connection import Connection
 from .engine_work import Question
 from .folder import lookThrough
-from .grid import checkGrid
-from .options import AGAIN, OVERLAPS, EngineSettings, RunOptions
+from .options import EngineSettings, RunOptions
 from .outcome import Outcome
-from .phrases import checkedConcepts, completions
+from .phrases import checkedConcepts, completions, learnWords
 from .placing import Rules
-from .region import readRoi
 from .run import Run, RunResult
-from .segmentation_node import segmentationOf
 from .sequence_run import SequenceRun, readFrames, sequenceOf
 from .task import Progress, Task, ThreadTask, UserError
-from .volume_input import VolumeInput, ijkToRas, readVolume, timesOf, toWorld, whyNotVolume
+from .volume_input import VolumeInput, readVolume, timesOf
 
 __all__ = [
     "Batch", "EngineSettings", "MedicalSAM3Logic", "Outcome", "Progress", "Run", "RunOptions", "RunResult", "Task",
@@ -96,7 +94,7 @@ class MedicalSAM3Logic:
     ) -> str:
         """Why a run cannot start, in a sentence for a tooltip; "" where it can. Quick: asks no engine."""
         try:
-            self._check(volumeNode, concepts, segmentationNode, options or RunOptions())
+            checkRun(volumeNode, concepts, segmentationNode, options or RunOptions())
         except UserError as error:
             return str(error)
         return ""
@@ -120,7 +118,7 @@ class MedicalSAM3Logic:
             UserError: It cannot start.
         """
         options = options or RunOptions()
-        question, rules = self._check(volumeNode, concepts, segmentationNode, options)
+        question, rules = checkRun(volumeNode, concepts, segmentationNode, options)
         inputs = [readVolume(volumeNode, options.modality)]
         return self._startRun(Run, volumeNode, inputs, question, rules, segmentationNode, options)
 
@@ -136,7 +134,7 @@ class MedicalSAM3Logic:
             UserError: It cannot start, or the volume shows no sequence.
         """
         options = options or RunOptions()
-        question, rules = self._check(volumeNode, concepts, None, options)
+        question, rules = checkRun(volumeNode, concepts, None, options)
         sequence = self.sequenceOf(volumeNode)
         if sequence is None:
             raise UserError(_("'{name}' shows no sequence; choose its volume.").format(name=volumeNode.GetName()))
@@ -175,7 +173,7 @@ class MedicalSAM3Logic:
             UserError: It could not start.
         """
         options = options or RunOptions()
-        question, _rules = self._check(volumeNode, concepts, segmentationNode, options)
+        question, _rules = checkRun(volumeNode, concepts, segmentationNode, options)
         volume = readVolume(volumeNode, options.modality)
         return self._begin(lambda task, connection: engine_tasks.estimate(task, connection, volume, question))
 
@@ -191,7 +189,7 @@ class MedicalSAM3Logic:
         Raises:
             UserError: A run could not start.
         """
-        question, _rules = self._check(volumeNode, concepts, segmentationNode, options or RunOptions())
+        question, _rules = checkRun(volumeNode, concepts, segmentationNode, options or RunOptions())
         return timesOf(volumeNode.GetImageData()), question
 
     def staysWhereItIs(self, volumeNode: Any) -> bool:
@@ -241,6 +239,10 @@ class MedicalSAM3Logic:
         """Names of known concepts that fit what was typed, the best first. Quick: asks no engine."""
         return completions(typed, limit)
 
+    def learnWords(self) -> Task:
+        """Make completion and correction quick from the first letter on; not needed by scripts."""
+        return self._begin(lambda task, connection: learnWords())
+
     def listModels(self) -> Task:
         """``result``: models as dicts with name, title, state, bytes, licence, licence_text, demonstration."""
         return self._begin(engine_tasks.models)
@@ -258,37 +260,6 @@ class MedicalSAM3Logic:
         return self._begin(lambda task, connection: engine_tasks.remove(task, connection, name))
 
     # --- how ---
-
-    def _check(
-        self, volume: Any, concepts: Sequence[str] | str, segmentation: Any, options: RunOptions
-    ) -> tuple[Question, Rules]:
-        """What the engine is to be asked, and what is done with its masks.
-
-        Raises:
-            UserError: A run could not start.
-        """
-        if reason := whyNotVolume(volume):
-            raise UserError(reason)
-        if not isInScene(volume):
-            raise UserError(_("Choose a volume of this scene; '{name}' was removed.").format(name=volume.GetName()))
-        phrases = checkedConcepts(concepts)
-        if options.overlap not in OVERLAPS or options.again not in AGAIN:
-            raise UserError(_("Choose one of the offered ways to treat overlaps and repeated concepts."))
-        ijkToWorld = toWorld(volume) @ ijkToRas(volume)
-        roi = readRoi(options.roiNode)
-        target = segmentation or segmentationOf(volume)
-        if target is not None:
-            checkGrid(target, volume)
-        _checkInside(target, options)
-        settings = {"overlap": "exclusive" if options.overlap == "exclusive" else "keep", **options.settings}
-        if roi is not None:
-            settings["roi"] = roi.voxelBox(ijkToWorld, volume.GetImageData().GetDimensions()[::-1])
-        if options.slices is not None:
-            settings["slices"] = tuple(options.slices)
-        if options.instances:
-            settings["instances"] = True
-        rules = Rules(options.overlap, options.insideSegmentId, roi, options.again)
-        return Question(tuple(phrases), settings, options.model), rules
 
     def _startRun(
         self,
@@ -319,14 +290,3 @@ class MedicalSAM3Logic:
 
     def _changes(self) -> list[Change]:
         return [] if self._last is None or self._last.isRunning else self._last.changes
-
-
-def _checkInside(target: Any, options: RunOptions) -> None:
-    """Check that there is something to stay inside of."""
-    if options.overlap != "inside":
-        return
-    segmentId = options.insideSegmentId
-    if not segmentId and options.roiNode is None:
-        raise UserError(_("Choose the segment or the ROI that the results are to stay inside of."))
-    if segmentId and (target is None or target.GetSegmentation().GetSegment(segmentId) is None):
-        raise UserError(_("The segment that the results are to stay inside of is not in the chosen segmentation."))

@@ -40,6 +40,12 @@ def checkedConcepts(concepts: Sequence[str] | str) -> list[str]:
         raise UserError(str(error)) from error
 
 
+def learnWords() -> None:
+    """Build what is looked up while somebody types: the first letter would wait for it, a tenth of a second or more."""
+    completions("liver", 1)
+    likelyMeant("livre")
+
+
 def completions(typed: str, limit: int) -> list[str]:
     """Names of known concepts that fit what was typed, the best first."""
     return [concept.name for concept in complete(typed, limit)]

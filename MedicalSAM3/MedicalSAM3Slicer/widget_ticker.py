@@ -26,9 +26,9 @@ class Ticker:
         self._followed.append((task, onChange, onEnd))
         self._timer.start()
 
-    def isFollowing(self, task: Any) -> bool:
-        """Whether a task has not ended yet."""
-        return any(entry[0] is task for entry in self._followed)
+    def isBusy(self) -> bool:
+        """Whether any task has not ended yet."""
+        return bool(self._followed)
 
     def stop(self) -> None:
         """Forget all tasks; none of them is told."""

@@ -2,7 +2,8 @@
 
     python -m Testing.benchmarks.bench_slicer
 
-Needs slicer-core. The server is the real one, its engines know the answer: this measures the module, not the model.
+Needs slicer-core and PySide6. The server is the real one, its engines know the answer: this measures the module, not
+the model.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def main() -> None:
     from MedicalSAM3.MedicalSAM3Slicer.logic import EngineSettings, MedicalSAM3Logic
 
     mrml.boot()
+    opened()
     array = np.random.default_rng(0).integers(-1000, -900, SHAPE).astype(np.int16)
     array[40:260, 100:400, 120:420] = 1  # a box as large as a liver's
     array[40:200, 410:500, 300:480] = 2
@@ -35,29 +37,73 @@ def main() -> None:
         sent = world.sent()
         print(f"first concept   {first['total']:6.2f} s, {sent} pieces sent")
         print(f"  start()       {first['start']:6.3f} s of the main thread")
-        print(f"  longest poll  {first['longest']:6.3f} s before results")
+        print(f"  longest poll  {first['longest']:6.3f} s before results, {first['worked']:.3f} s of it work")
         print(f"  insertion     {first['insert']:6.3f} s")
         second = run(logic, volume, ["spleen"])
         print(f"second concept  {second['total']:6.2f} s, {world.sent() - sent} pieces sent")
         print(f"  insertion     {second['insert']:6.3f} s beside the first, exclusive")
+        through_the_panel(world.url)
         cancelled(logic, volume, world)
         logic.close()
 
 
+def opened() -> None:
+    """The module's file is executed and its panel opened, in the harness; a second time without imports."""
+    from Testing.slicer.harness.application import Module, boot
+
+    boot()
+    for words in ("opening", "opening again"):
+        began = time.perf_counter()
+        module = Module()
+        module.open()
+        print(f"{words:15} {time.perf_counter() - began:6.3f} s")
+        module.close()
+
+
+def through_the_panel(url: str) -> None:
+    """The longest turn of the event loop while a concept is typed and segmented, in the harness."""
+    import slicer
+
+    from Testing.slicer.harness.application import Module
+    from Testing.slicer.harness.using import use
+
+    module = Module()
+    panel = module.open()
+    use(panel, url)
+    while panel.ticker.isBusy():  # the words are learnt, as they are before a person has typed
+        slicer.app.processEvents()
+    typed = time.perf_counter()
+    panel.concepts.setText("liver, spleen")
+    print(f"letters typed   {time.perf_counter() - typed:6.3f} s")
+    panel.ui.againBox.setCurrentIndex(1)
+    panel.ui.segmentButton.click()
+    turns = []
+    while panel.run.isRunning():
+        began, worked = time.perf_counter(), time.thread_time()
+        slicer.app.processEvents()
+        turns.append((time.perf_counter() - began, time.thread_time() - worked))
+        time.sleep(0.005)
+    longest, worked = max(turns[:-1])
+    print(f"longest turn    {longest:6.3f} s of the event loop before results, {worked:.3f} s of it work")
+    print(f"last turn       {turns[-1][0]:6.3f} s with two insertions and the table")
+    module.close()
+
+
 def run(logic: Any, volume: Any, concepts: list[str]) -> dict[str, float]:
-    """Seconds of a run by part; the last poll is the insertion."""
+    """Seconds of a run by part; the last poll is the insertion. "worked": what the longest poll did beside waiting."""
     began = time.perf_counter()
     task = logic.start(volume, concepts)
     started = time.perf_counter() - began
     polls = []
     while task.isRunning:
-        before = time.perf_counter()
+        before, worked = time.perf_counter(), time.thread_time()
         task.poll()
-        polls.append(time.perf_counter() - before)
+        polls.append((time.perf_counter() - before, time.thread_time() - worked))
         time.sleep(0.02)
     assert task.state == "done", task.error
     total = time.perf_counter() - began
-    return {"total": total, "start": started, "longest": max(polls[:-1]), "insert": polls[-1]}
+    longest, worked = max(polls[:-1])
+    return {"total": total, "start": started, "longest": longest, "worked": worked, "insert": polls[-1][0]}
 
 
 def cancelled(logic: Any, volume: Any, world: World) -> None:

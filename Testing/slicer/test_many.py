@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from MedicalSAM3.MedicalSAM3Slicer import batch as batch_module
+from MedicalSAM3.MedicalSAM3Slicer import phrases as phrases_module
 from MedicalSAM3.MedicalSAM3Slicer.engine_tasks import Estimate
 from MedicalSAM3.MedicalSAM3Slicer.grid import trim
 from MedicalSAM3.MedicalSAM3Slicer.logic import MedicalSAM3Logic, RunOptions
@@ -274,6 +276,21 @@ def test_models_are_listed_with_their_licence(logic: Any) -> None:
         logic.downloadModel("no-such-model", True).wait()
     with pytest.raises(UserError):
         logic.removeModel("no-such-model").wait()
+
+
+def test_words_are_learnt_beside_the_main_thread(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bool]] = []
+    here = threading.current_thread()
+    for name in ("completions", "likelyMeant"):
+        real = getattr(phrases_module, name)
+
+        def noted(*words: Any, name: str = name, real: Any = real) -> Any:
+            asked.append((name, threading.current_thread() is here))
+            return real(*words)
+
+        monkeypatch.setattr(phrases_module, name, noted)
+    MedicalSAM3Logic().learnWords().wait()
+    assert asked == [("completions", False), ("likelyMeant", False)]
 
 
 def test_completion_asks_no_engine(scene: Any) -> None:

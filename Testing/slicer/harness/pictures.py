@@ -52,6 +52,7 @@ def main() -> None:
         volume = load_volume(REPOSITORY / "Resources" / "samples" / "ct_upper_abdomen.nii.gz", "CT upper abdomen")
         type_text(panel.ui.conceptsEdit, CONCEPTS)
         panel.concepts.hideSuggestions()
+        wait_for(lambda: panel.ui.predictionLabel.text.startswith("About"))
         panel.ui.segmentButton.click()
         wait_for(lambda: not panel.run.isRunning() and panel.ui.modelNoticeLabel.visible)
         panel.ui.show3DButton.click()
