@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from MedicalSAM3Lib.model import MedicalSam3, TextFeatures
+from MedicalSAM3Lib.model import MedicalSam3, Pyramid, TextFeatures
 from Training.collate import Batch
-from Training.forward import LayerOutput, Outputs, forward_train
+from Training.forward import LayerOutput, Memory, Outputs, branches, decode_layers
 from Training.loss_config import LossConfig
 from Training.mask_losses import focal, focal_and_dice, full_precision, union_of_objects
 from Training.matchers import Matches, match_hungarian, match_one_to_many
@@ -62,10 +62,34 @@ def _forward_and_back(
     model: MedicalSam3, batch: Batch, text: TextFeatures, config: LossConfig, counts: Counts
 ) -> float:
     pyramid = model.pyramid(model.encode_trunk(batch.images))
-    outputs = forward_train(model, pyramid, text, config.one_to_many, config.with_masks)
+    outputs = plain_forward(model, pyramid, text, config)
     loss = plain_losses(outputs, batch, config, counts)
     loss.backward()
     return float(loss.detach())
+
+
+def plain_forward(model: MedicalSam3, pyramid: Pyramid, text: TextFeatures, config: LossConfig) -> Outputs:
+    """The training forward with ``transformers``' encoder and mask decoder as they are."""
+    detector, prompt = model.detector_model, model.prompt(model.cls(pyramid), text)
+    encoded = detector.detr_encoder(
+        vision_features=[pyramid.levels[-1]],
+        text_features=prompt.tokens,
+        vision_pos_embeds=[pyramid.positions[-1]],
+        text_mask=prompt.mask,
+    )
+    image = encoded.last_hidden_state
+    height, width = pyramid.levels[-1].shape[-2:]
+    memory = Memory(prompt.tokens, image, image + encoded.pos_embeds_flattened, (height, width))
+    layers, hidden = decode_layers(model, memory, prompt, config.one_to_many)
+    masks = detector.mask_decoder(
+        decoder_queries=hidden,
+        backbone_features=list(pyramid.levels),
+        encoder_hidden_states=image,
+        prompt_features=prompt.tokens,
+        prompt_mask=prompt.mask,
+    )
+    count = detector.detr_decoder.query_embed.num_embeddings
+    return branches(layers, masks.pred_masks, masks.semantic_seg[:, 0], count)
 
 
 def _of_pair(batch: Batch, pair: int) -> Batch:
