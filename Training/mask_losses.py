@@ -85,9 +85,9 @@ def at_one_size(logits_mhw: Tensor, masks_mss: Tensor, size: MaskSize) -> tuple[
             logits_mhw[:, None], list(masks.shape[1:]), mode="bilinear", align_corners=False
         )[:, 0]
     else:
-        shape = list(logits_mhw.shape[1:])
-        few = masks_mss.split(_rows_at_once(masks_mss))
-        masks = torch.cat([functional.adaptive_avg_pool2d(part.to(logits_mhw.dtype), shape) for part in few])
+        height, width = logits_mhw.shape[1:]
+        few = (part.to(logits_mhw.dtype) for part in masks_mss.split(_rows_at_once(masks_mss)))
+        masks = torch.cat([functional.adaptive_avg_pool2d(part, (height, width)) for part in few])
     return logits_mhw.flatten(1), masks.flatten(1)
 
 

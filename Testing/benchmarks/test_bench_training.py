@@ -109,7 +109,7 @@ def test_tables_set_ours_beside_the_other_way(monkeypatch: pytest.MonkeyPatch) -
     assert full.rows[1][0] == "4"
     assert "small" in full.title
     assert [row[3] for row in masks.rows] == ["1.00", "0.12", "0.12", "0.12"]
-    assert masks_table({"enlarged": Cost(1.0, None)}, 8).rows == (("enlarged", "1.00", "-", "-"),)
+    assert masks_table({"enlarged": Cost(1.0, None)}, 3, 8).rows == (("enlarged", "1.00", "-", "-"),)
 
 
 def test_the_full_size_runs_only_where_it_is_asked_for(
