@@ -1,4 +1,4 @@
-"""Where ``medsam3 segment`` writes: names settled and checked before anything is computed, each file whole or not at all."""
+"""Where ``medsam3 segment`` writes: names checked before anything is computed, each file whole or not at all."""
 
 from __future__ import annotations
 
