@@ -38,6 +38,9 @@ MAKER = "MedicalSAM3"
 PRIVATE_SCHEME = "99MSAM3"
 """Coding scheme of concepts that have no SNOMED CT code: their value is the concept's own name."""
 
+LOGGERS = ("pydicom", "highdicom", "dicomweb_client.web", "retrying", "urllib3.connectionpool")
+"""Of the packages that quote headers or addresses."""
+
 PLACE_TOLERANCE = 0.1
 """Of a voxel: how far a slice may lie from where the volume says; positions are rounded, and steps a little uneven."""
 
@@ -65,9 +68,6 @@ class SourceSlice:
     def to_ij(self, points_lps: np.ndarray) -> np.ndarray:
         """The way back; a part across the slice is left out."""
         return (points_lps - self.position) @ np.linalg.pinv(self.axes).T
-
-
-LOGGERS = ("pydicom", "highdicom", "dicomweb_client.web", "retrying", "urllib3.connectionpool")
 
 
 @contextmanager
