@@ -15,7 +15,7 @@ PIP_FLAGS ?= $(shell test "$$(uname -s)" = Linux && ! command -v nvidia-smi >/de
 INSTALL = $(PY) -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-data train-tiny bench bench-full test proofs lint format clean
+.PHONY: help demo demo-data train-tiny train-tiny-tracker bench bench-full test proofs lint format clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -30,7 +30,11 @@ train-tiny: $(VENV)/.dev demo-data  ## train the tiny model again into runs/ (ho
 	$(VENV)/bin/torchrun --nproc_per_node 2 -m Training.train --config Training/recipes/tiny.yaml --resume auto
 	$(PY) -m Training.publish --run runs/tiny --out runs/tiny/model
 
-bench: $(VENV)/.dev  ## time, memory and Dice beside transformers' own SAM3: half an hour or more on two cores
+train-tiny-tracker: $(VENV)/.dev demo-data  ## train the tracker of the bundled tiny model again into runs/ (an hour on two cores)
+	$(VENV)/bin/torchrun --nproc_per_node 2 -m Training.train --config Training/recipes/tiny_tracker.yaml --resume auto
+	$(PY) -m Training.publish --run runs/tiny_tracker --out runs/tiny_tracker/model
+
+bench: $(VENV)/.dev  ## time, memory and Dice beside transformers' own SAM3: an hour or more on two cores
 	$(PY) -m Testing.benchmarks.bench
 
 bench-full: $(VENV)/.dev  ## the same, and a slice at SAM3's full size: 5 GB of memory
@@ -64,5 +68,5 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(PY)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
-	$(INSTALL) -e '.[train,server,dev,slicer]'
+	$(INSTALL) -e '.[train,server,surface,dev,slicer]'
 	touch $@ $(VENV)/.base

@@ -30,10 +30,12 @@ from MedicalSAM3Slicer.install import install, makePlan
 from MedicalSAM3Slicer.logic import MedicalSAM3Logic
 from MedicalSAM3Slicer.task import UserError
 from MedicalSAM3Slicer.widget_batch import BatchPart
+from MedicalSAM3Slicer.widget_choices import ChoicesPart
 from MedicalSAM3Slicer.widget_concepts import ConceptsPart
 from MedicalSAM3Slicer.widget_engine import EnginePart
 from MedicalSAM3Slicer.widget_models import ModelsPart
 from MedicalSAM3Slicer.widget_options import OptionsPart
+from MedicalSAM3Slicer.widget_prediction import PredictionPart
 from MedicalSAM3Slicer.widget_results import ResultsPart
 from MedicalSAM3Slicer.widget_run import RunPart
 from MedicalSAM3Slicer.widget_ticker import Ticker
@@ -83,10 +85,9 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.installButton.connect("clicked()", self.onInstall)
         self.ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onVolume)
         self._shortcuts = [self._shortcut(keys) for keys in RUN_KEYS]
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneCloses)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.update)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.update)
+        self._observeScene(slicer.mrmlScene)
         self.onVolume()
+        self.choices.show()
 
     def cleanup(self) -> None:
         """Leave nothing running or observed; called by Slicer on unloading and reloading."""
@@ -95,6 +96,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self.ticker.stop()
         self.concepts.cleanup()
+        self.prediction.close()
         self.logic.close()
         self.logic = None
 
@@ -102,6 +104,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The user comes back to the panel: the scene may have changed."""
         self.options.showVolume()
         self.options.showSegments()
+        self.choices.show()
         self.update()
 
     def onVolume(self, *ignored: object) -> None:
@@ -119,6 +122,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneCloses(self, *ignored: object) -> None:
         """A result for a volume that goes has no place."""
+        self.prediction.stop()
         self.run.discard()
         self.batch.discard()
         self.results.clear()
@@ -131,10 +135,12 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             self.batch.update(self.run.isRunning(), self.concepts.concepts())
             self.run.update()
+            self.prediction.update(self.run.reason(), self.run.isRunning() or self.batch.isRunning())
             if self.batch.isRunning():
                 self.ui.segmentButton.enabled = False
                 self.ui.segmentButton.toolTip = _("Wait for the batch, or cancel it.")
             self.results.update()
+            self.choices.keep()
         finally:
             self._isUpdating = False
 
@@ -158,6 +164,15 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         qt.QApplication.clipboard().setText(diagnostics(self.engine.settings(), self.models.model(), said))
         self.engine.say(_("The report is on the clipboard. It holds no patient data, address or token."))
 
+    def _observeScene(self, scene: Any) -> None:
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneCloses)
+        for event in (scene.StartCloseEvent, scene.StartImportEvent, scene.StartRestoreEvent):
+            self.addObserver(scene, event, self.choices.hold)
+        for event in (scene.EndCloseEvent, scene.EndImportEvent, scene.EndRestoreEvent):
+            self.addObserver(scene, event, self.choices.release)
+        self.addObserver(scene, scene.EndCloseEvent, self.update)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.update)
+
     def _makeParts(self) -> None:
         ui, logic = self.ui, self.logic
         self.ticker = Ticker()
@@ -167,9 +182,11 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.engine = EnginePart(ui, logic, self.ticker, lambda: self.models.refresh(), self.update)
         self.models = ModelsPart(ui, logic, self.ticker, self.engine.say, self.update)
         self.run = RunPart(
-            ui, logic, self.ticker, self.concepts, self.options, self.results, self.models.model, self._runChanged,
-            self.models.refreshOnce,
+            ui, logic, self.ticker, self.concepts, self.options, self.results, self.models.model,
+            lambda: self.prediction.stop(), self._runChanged, self._runDone,
         )  # fmt: skip
+        self.prediction = PredictionPart(ui, logic, self.ticker, self.run.asked, self.run.say)
+        self.choices = ChoicesPart(ui, self, self.concepts, self.options, self.models)
         self.batch = BatchPart(ui, logic, self.ticker, self._batchQuestion, self.run.say, self.update)
 
     def _shortcut(self, keys: str) -> Any:
@@ -187,6 +204,10 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self.run.isRunning():
             self.options.showSegments()
         self.update()
+
+    def _runDone(self) -> None:
+        self.prediction.wake()
+        self.models.refreshOnce()
 
     def _batchQuestion(self) -> tuple[list[str], Any]:
         return self.concepts.concepts(), self.options.options(

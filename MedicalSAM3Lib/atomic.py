@@ -61,3 +61,15 @@ def check_writable(path: Path, suffixes: Sequence[str]) -> None:
             pass
     except OSError as error:
         raise OutputError(f"Expected a folder that can be written to, got {path.parent}; choose another.") from error
+
+
+def swap_folders(new: Path, folder: Path, old: Path) -> None:
+    """Put ``new`` in the place of ``folder``, which becomes ``old``; if that fails it is back where it was."""
+    if folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise

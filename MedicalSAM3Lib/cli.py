@@ -3,8 +3,8 @@
 Importing this loads neither torch nor NumPy: each command imports what it needs when it runs, so that
 ``medsam3 --help`` answers at once.
 
-Exit codes: 0 answered, 2 wrong call or unreadable input, 3 failed run, 130 cancelled. Every error is one
-line on stderr; the environment variable MEDSAM3_DEBUG=1 adds the traceback.
+Exit codes: 0 answered, 2 wrong call or unreadable input, 3 failed run (or a case of a batch), 130 cancelled.
+Every error is one line on stderr; the environment variable MEDSAM3_DEBUG=1 adds the traceback.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from MedicalSAM3Lib import __version__, cli_concepts, cli_doctor, cli_models, cli_segment, cli_serve
+from MedicalSAM3Lib import __version__, cli_batch, cli_concepts, cli_doctor, cli_models, cli_segment, cli_serve
 from MedicalSAM3Lib.errors import MedicalSAM3Error
 
 PROGRAM = "medsam3"
@@ -36,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(cli_segment.segment)
+app.command()(cli_batch.batch)
 app.command()(cli_doctor.doctor)
 app.command()(cli_serve.serve)
 app.add_typer(cli_models.app, name="models")

@@ -47,6 +47,16 @@ ReportPath = Annotated[
 PreviewPath = Annotated[
     Path | None, typer.Option("--preview", metavar="FILE", rich_help_panel=FILES, help="Draw the findings as a PNG.")
 ]
+SurfacePath = Annotated[
+    Path | None,
+    typer.Option(
+        "--surface",
+        metavar="FILE",
+        rich_help_panel=FILES,
+        help="Surfaces in patient coordinates: .stl (one file a segment), .obj, .vtp (mm, LPS) or .glb (metres, Y up). "
+        "Needs the extra 'surface'.",
+    ),
+]
 Series = Annotated[
     str | None,
     typer.Option(

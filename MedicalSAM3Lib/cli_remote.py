@@ -92,13 +92,13 @@ def run(
         RunError: A concept failed; the results of the others are written.
     """
     from MedicalSAM3Lib import cli_show, files
-    from MedicalSAM3Lib.cli_segment import raise_failed, write_files
+    from MedicalSAM3Lib.cli_segment import check_outputs, raise_failed, write_files
     from MedicalSAM3Lib.interpret import check_concepts
 
     client, notices = remote.connect(), list[str]()
     with cli_show.waiting("Reading the image", quiet=quiet):
         volume = files.read_volume(source.path, series=source.series, frame=source.frame, on_notice=notices.append)
-    files.check_output(outputs.segmentation, volume=volume)
+    check_outputs(outputs, volume)
     check_concepts(concepts)
     told = client.check()
     volume_id = _send(client, source, volume, quiet)
@@ -114,11 +114,11 @@ def run(
     finally:
         client.forget(job_id)
     report["input"]["name"] = volume.name
-    write_files(outputs, volume, segmentation, report)
+    written = write_files(outputs, volume, segmentation, report)
     if not quiet:
         cli_show.show_findings(segmentation.findings, is_2d=volume.is_2d)
-        cli_show.show_lines([*outputs.written(), *notices, *job["notices"], *told, cli_show.RESEARCH_NOTICE])
-    raise_failed(segmentation.findings)
+        cli_show.show_lines([*written, *notices, *job["notices"], *told, cli_show.RESEARCH_NOTICE])
+    raise_failed(segmentation.findings, outputs)
 
 
 def _send(client: Client, source: Source, volume: Volume, quiet: bool) -> str:

@@ -36,14 +36,12 @@ class Outputs:
     report: Path | None
     preview: Path | None
     confidence: Path | None = None
+    surface: Path | None = None
 
     def paths(self) -> list[Path]:
-        """All files that the run will write."""
-        return [path for path in (self.segmentation, self.report, self.preview, self.confidence) if path is not None]
-
-    def written(self) -> list[str]:
-        """One line a file, for the user."""
-        return [f"Wrote {path}" for path in self.paths()]
+        """All files that were named for the run to write."""
+        paths = (self.segmentation, self.report, self.preview, self.confidence, self.surface)
+        return [path for path in paths if path is not None]
 
 
 def segment(
@@ -54,6 +52,7 @@ def segment(
     report: options.ReportPath = None,
     preview: options.PreviewPath = None,
     confidence: options.ConfidencePath = None,
+    surface: options.SurfacePath = None,
     model: options.ModelName = "auto",
     device: options.Device = "auto",
     speed: options.Speed = "balanced",
@@ -78,7 +77,8 @@ def segment(
     """Segment an image or a volume by typed concepts.
 
     Exit code 0 when every concept has its answer, also when that is "not found"; 2 when the call or the input
-    cannot be used; 3 when the run failed; 130 when it was cancelled (Ctrl-C).
+    cannot be used, or nothing was found of which to make a surface; 3 when the run failed; 130 when it was
+    cancelled (Ctrl-C).
     """
     from MedicalSAM3Lib.config import make_settings
 
@@ -99,7 +99,7 @@ def segment(
         memory_budget_gb=memory_budget,
     )
     concepts = options.asked_concepts(concept, preset)
-    outputs = choose_outputs(input_path, output, report, preview, confidence)
+    outputs = choose_outputs(input_path, output, report, preview, confidence, surface)
     work = _here_or_there(server, token_file, certificate)
     work(Source(input_path, series, frame), concepts, outputs, model, settings, quiet=quiet)
 
@@ -125,12 +125,14 @@ def choose_outputs(
     report: Path | None,
     preview: Path | None,
     confidence: Path | None = None,
+    surface: Path | None = None,
 ) -> Outputs:
     """Settle and check where a run writes, before anything is computed.
 
     Raises:
         OutputError: A file cannot be written there, is the input itself, is named twice, or the name chosen
             for the user is taken (what a user names is replaced, what we name never replaces anything).
+        SettingsError: The packages for surfaces are missing.
     """
     from MedicalSAM3Lib.files import check_output
     from MedicalSAM3Lib.outputs import CONFIDENCE_SUFFIXES, sidecar_path
@@ -139,7 +141,7 @@ def choose_outputs(
         segmentation = default_output(source)
         if segmentation.exists():
             raise OutputError(f"{segmentation} is there already: choose the result's name with --output.")
-    outputs = Outputs(segmentation, report, preview, confidence)
+    outputs = Outputs(segmentation, report, preview, confidence, surface)
     # A label map brings its sidecar, whose name a report could take.
     resolved = [path.resolve() for path in (*outputs.paths(), sidecar_path(segmentation))]
     if source.resolve() in resolved:
@@ -150,6 +152,10 @@ def choose_outputs(
     for path, suffixes in ((report, (".json",)), (preview, (".png",)), (confidence, CONFIDENCE_SUFFIXES)):
         if path is not None:
             check_output(path, suffixes)
+    if surface is not None:
+        from MedicalSAM3Lib.surface import check_surface
+
+        check_surface(surface)
     return outputs
 
 
@@ -175,7 +181,7 @@ def run(
     notices: list[str] = []
     with cli_show.waiting("Reading the image", quiet=quiet):
         volume = files.read_volume(source.path, series=source.series, frame=source.frame, on_notice=notices.append)
-    files.check_output(outputs.segmentation, volume=volume)
+    check_outputs(outputs, volume)
     from MedicalSAM3Lib import pipeline, registry  # torch: only once the image is known to be good
     from MedicalSAM3Lib.interpret import read_all
     from MedicalSAM3Lib.resources import resource
@@ -188,22 +194,40 @@ def run(
         loaded = registry.load_model(model, device=settings.device, speed=settings.speed)
     with cli_show.progress_bars(quiet=quiet) as on_progress:
         segmentation, record = pipeline.segment_with_report(volume, concepts, loaded, settings, on_progress)
-    write_outputs(outputs, volume, segmentation, record)
+    written = write_outputs(outputs, volume, segmentation, record)
     if not quiet:
         cli_show.show_findings(segmentation.findings, is_2d=volume.is_2d)
-        cli_show.show_lines([*outputs.written(), *notices, *record.notices, *cli_show.model_notices(loaded)])
-    raise_failed(segmentation.findings)
+        cli_show.show_lines([*written, *notices, *record.notices, *cli_show.model_notices(loaded)])
+    raise_failed(segmentation.findings, outputs)
 
 
-def write_outputs(outputs: Outputs, volume: Volume, segmentation: Segmentation, record: RunRecord) -> None:
+def check_outputs(outputs: Outputs, volume: Volume) -> None:
+    """Check, before anything is computed, that what was asked for can be made of this volume.
+
+    Raises:
+        OutputError: A PNG mask of a volume, or a surface of a picture.
+    """
+    from MedicalSAM3Lib.files import check_output
+
+    check_output(outputs.segmentation, volume=volume)
+    if outputs.surface is not None:
+        from MedicalSAM3Lib.surface import check_surface
+
+        check_surface(outputs.surface, volume)
+
+
+def write_outputs(outputs: Outputs, volume: Volume, segmentation: Segmentation, record: RunRecord) -> list[str]:
     """As ``write_files``, of a run in this process."""
     from MedicalSAM3Lib.report import make_report
 
-    write_files(outputs, volume, segmentation, make_report(record))
+    return write_files(outputs, volume, segmentation, make_report(record))
 
 
-def write_files(outputs: Outputs, volume: Volume, segmentation: Segmentation, report: Mapping[str, Any]) -> None:
+def write_files(outputs: Outputs, volume: Volume, segmentation: Segmentation, report: Mapping[str, Any]) -> list[str]:
     """Write what was asked for; each file appears whole or not at all.
+
+    Returns:
+        One line a file, for the user.
 
     Raises:
         OutputError: A file cannot be written.
@@ -219,10 +243,25 @@ def write_files(outputs: Outputs, volume: Volume, segmentation: Segmentation, re
         preview.write_preview(outputs.preview, volume, segmentation)
     if outputs.confidence is not None:
         write_confidence(outputs.confidence, segmentation)
+    written = [path for path in outputs.paths() if path != outputs.surface]
+    if outputs.surface is not None and any(finding.state == "found" for finding in segmentation.findings):
+        from MedicalSAM3Lib.surface import write_surface
+
+        written += write_surface(outputs.surface, segmentation)
+    return [f"Wrote {path}" for path in written]
 
 
-def raise_failed(findings: Sequence[Finding]) -> None:
-    """Raise ``RunError`` when a concept failed, so that the exit code tells; "not found" is an answer."""
+def raise_failed(findings: Sequence[Finding], outputs: Outputs) -> None:
+    """Raise an error for what could not be done, so that the exit code tells; "not found" is an answer.
+
+    Raises:
+        RunError: A concept failed.
+        OutputError: There is nothing of which to make the surface that was asked for.
+    """
     failed = [finding for finding in findings if finding.state == "failed"]
     if failed:
         raise RunError(f"{len(failed)} of {len(findings)} concepts failed; '{failed[0].phrase}': {failed[0].reason}")
+    if outputs.surface is not None:
+        from MedicalSAM3Lib.surface import check_found
+
+        check_found(outputs.surface, findings)

@@ -32,6 +32,7 @@ def serve(
     devices: options.Devices = None,
     threads: options.Threads = None,
     feature_gb: options.FeatureGb = None,
+    ray: options.Ray = None,
     config: options.Config = None,
     more: options.More = _NO_PAIRS,
     local: options.Local = False,
@@ -53,6 +54,7 @@ def serve(
         "devices": devices.split(",") if devices else None,
         "threads": threads,
         "feature_gb": feature_gb,
+        "ray": ray,
         **_pairs(more),
     }
     if not local and (connection_file or parent):
@@ -132,14 +134,17 @@ def make_engines(settings: ServerSettings) -> Engines:
     """The engines that the settings ask for; none is started yet.
 
     Raises:
-        SettingsError: This version does not have them.
+        SettingsError: The Ray cluster cannot be had.
     """
-    if settings.ray is not None:
-        raise SettingsError("ray: this version has no engines of a Ray cluster; leave it out.")
     from MedicalSAM3Lib.engine_process import EngineOptions
     from MedicalSAM3Lib.engines import ProcessEngines
 
     options = EngineOptions(settings.devices, settings.model, settings.threads or 0, settings.feature_gb)
+    if settings.ray is not None:
+        from MedicalSAM3Lib.ray_cluster import connect
+        from MedicalSAM3Lib.ray_engines import RayEngines
+
+        return RayEngines(connect(settings.ray, options), options)
     return ProcessEngines(options)
 
 

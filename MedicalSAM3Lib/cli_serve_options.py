@@ -42,6 +42,10 @@ FeatureGb = Annotated[
     float | None,
     typer.Option(metavar="GB", rich_help_panel=ENGINES, help="Memory of each engine for recent volumes."),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", rich_help_panel=ENGINES, help="Engines of a Ray cluster; 'local' starts one."),
+]
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in TOML; flags win.")]
 More = Annotated[
     list[str], typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the file, such as queue=10.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,13 @@ from rich.text import Text
 if TYPE_CHECKING:
     from MedicalSAM3Lib.download import OnBytes
     from MedicalSAM3Lib.model_folder import LoadedModel
-    from MedicalSAM3Lib.structures import Finding, OnProgress
+    from MedicalSAM3Lib.structures import Finding, Measures, OnProgress
     from MedicalSAM3Lib.structures import Progress as StageProgress
 
 RESEARCH_NOTICE = "For research only, not a medical device: a person who can judge them must check all results."
+
+ROOM_FOR_MEASURES = 100
+"""Columns of a window."""
 
 _STATE_STYLES = {"found": "green", "not_found": "yellow", "failed": "red"}
 
@@ -79,6 +83,22 @@ def byte_bar(what: str, *, quiet: bool = False) -> Iterator[OnBytes]:
         yield on_bytes
 
 
+@contextmanager
+def case_bar(total: int, *, quiet: bool = False) -> Iterator[Callable[[bool], None]]:
+    """Yield a callable that draws the cases done, their pace and the time left; False for one that took no work."""
+    columns = (TextColumn("cases"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
+    with _bars(*columns, TimeRemainingColumn(), quiet=quiet) as bars:
+        task, start, worked = bars.add_task("cases", total=total, pace=""), time.monotonic(), 0
+
+        def advance(took_work: bool) -> None:
+            nonlocal worked
+            worked += took_work
+            hours = (time.monotonic() - start) / 3600.0
+            bars.update(task, advance=1, pace=f"{worked / hours:.0f} cases/h" if worked and hours else "")
+
+        yield advance
+
+
 def _bars(*columns: ProgressColumn, quiet: bool = False, transient: bool = False) -> Progress:
     """Bars on stderr, for a person who watches: in a file or a pipe they would only be noise."""
     console = Console(stderr=True)
@@ -86,8 +106,10 @@ def _bars(*columns: ProgressColumn, quiet: bool = False, transient: bool = False
 
 
 def show_findings(findings: Sequence[Finding], *, is_2d: bool = False, dice: Mapping[str, float] | None = None) -> None:
-    """Print ``findings_table`` on stdout."""
-    Console().print(findings_table(findings, is_2d=is_2d, dice=dice))
+    """Print ``findings_table`` on stdout, with the measures where the window has room for them."""
+    console = Console()
+    with_measures = console.width >= ROOM_FOR_MEASURES
+    console.print(findings_table(findings, is_2d=is_2d, dice=dice, with_measures=with_measures))
 
 
 def show_lines(lines: Iterable[str]) -> None:
@@ -105,7 +127,11 @@ def model_notices(model: LoadedModel) -> list[str]:
 
 
 def findings_table(
-    findings: Sequence[Finding], *, is_2d: bool = False, dice: Mapping[str, float] | None = None
+    findings: Sequence[Finding],
+    *,
+    is_2d: bool = False,
+    dice: Mapping[str, float] | None = None,
+    with_measures: bool = False,
 ) -> Table:
     """Draw one row a finding, in the order asked.
 
@@ -113,6 +139,7 @@ def findings_table(
         findings: As in ``Segmentation.findings``.
         is_2d: Show pixels in place of millilitres and slices, which a photograph does not have.
         dice: Dice by phrase for a column of its own; a phrase that is not there, or NaN, is left blank.
+        with_measures: Show also diameters, except of pictures, and intensity.
     """
     table = Table("Concept", "State")
     for heading in ("Presence", "Confidence", "Pixels" if is_2d else "Volume (ml)"):
@@ -120,18 +147,21 @@ def findings_table(
     if not is_2d:
         table.add_column("Slices", justify="right")
     with_objects = any(finding.objects for finding in findings)
-    if with_objects:
-        table.add_column("Objects", justify="right")
-    if dice is not None:
-        table.add_column("Dice", justify="right")
+    more = [("Objects", with_objects), ("Axial (mm)", with_measures and not is_2d), ("Intensity", with_measures)]
+    more.append(("Dice", dice is not None))
+    for heading, is_shown in more:
+        if is_shown:
+            table.add_column(heading, justify="right")
     if any(finding.reason for finding in findings):
         table.add_column("Why")
     for finding in findings:
-        table.add_row(*_cells(finding, is_2d, with_objects, dice)[: len(table.columns)])
+        table.add_row(*_cells(finding, is_2d, with_objects, with_measures, dice)[: len(table.columns)])
     return table
 
 
-def _cells(finding: Finding, is_2d: bool, with_objects: bool, dice: Mapping[str, float] | None) -> list[Text]:
+def _cells(
+    finding: Finding, is_2d: bool, with_objects: bool, with_measures: bool, dice: Mapping[str, float] | None
+) -> list[Text]:
     found = finding.state == "found"
     size = str(finding.voxels) if is_2d else f"{finding.volume_ml:.1f}"
     slices = "{}-{}".format(*finding.slice_range) if finding.slice_range else ""
@@ -141,12 +171,24 @@ def _cells(finding: Finding, is_2d: bool, with_objects: bool, dice: Mapping[str,
         cells.append(slices)
     if with_objects:
         cells.append(str(finding.instances) if found else "")
+    if with_measures:
+        cells += _measures(finding.measures)[is_2d:]
     if dice is not None:
         cells.append(_number(dice.get(finding.phrase)))
     # Text, not str: a phrase is shown as it was typed, also where it holds rich's markup.
     texts = [Text(cell) for cell in [*cells, finding.reason]]
     texts[1].stylize(_STATE_STYLES[finding.state])
     return texts
+
+
+def _measures(measures: Measures | None) -> tuple[str, str]:
+    """Axial diameters, and mean and standard deviation of the intensity, which colours do not have."""
+    if measures is None:
+        return "", ""
+    diameters = f"{measures.axial_long_mm:.0f} x {measures.axial_short_mm:.0f}"
+    if measures.intensity_mean is None:
+        return diameters, ""
+    return diameters, f"{measures.intensity_mean:.4g} ± {measures.intensity_sd:.3g}"
 
 
 def _number(value: float | None) -> str:

@@ -146,9 +146,11 @@ class Client:
         concepts: Sequence[str],
         settings: Mapping[str, Any] | None = None,
         model: str = "auto",
+        on_job: Callable[[str], object] = lambda job_id: None,
     ) -> Json:
-        """What a job would take: seconds, memory and the other fields of ``estimate.Estimate``."""
+        """What a job would take, as ``estimate.Estimate``; ``on_job`` gets the name by which that can be cancelled."""
         told = self._ask("/v1/estimate", volume_id, concepts, settings, model, None)
+        on_job(told.get("job_id", ""))
         return dict(self.wait(told["job_id"])["estimate"]) if "job_id" in told else told
 
     def job(self, job_id: str) -> Json:

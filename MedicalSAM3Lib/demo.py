@@ -112,12 +112,12 @@ def run(folder: Path) -> None:
     model = load_model("tiny")
     with cli_show.progress_bars() as on_progress:
         segmentation, record = segment_with_report(volume, reference.concepts(), model, on_progress=on_progress)
-    write_outputs(outputs, volume, segmentation, record)
+    written = write_outputs(outputs, volume, segmentation, record)
     dice = reference.dice(segmentation)
     cli_show.show_findings(segmentation.findings, dice=dice)
     notices = [*record.notices, *cli_show.model_notices(model)]
-    cli_show.show_lines([summary(dice, segmentation), *outputs.written(), *notices])
-    raise_failed(segmentation.findings)
+    cli_show.show_lines([summary(dice, segmentation), *written, *notices])
+    raise_failed(segmentation.findings, outputs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ TAGS = [
     "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "Rows", "Columns", "PixelSpacing",
     "ImagerPixelSpacing", "SliceThickness", "SpacingBetweenSlices", "NumberOfFrames", "SamplesPerPixel",
     "ImageOrientationPatient", "ImagePositionPatient", "TemporalPositionIdentifier", "AcquisitionNumber",
-    "InstanceNumber",
+    "InstanceNumber", "StudyInstanceUID",
 ]  # fmt: skip
 
 NOT_IMAGES = ("SEG", "PR", "SR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE")
@@ -94,15 +94,22 @@ def scan_folder(folder: Path) -> tuple[Series, ...]:
     if not folder.is_dir():
         raise InputError("Expected a folder with a DICOM series, got a path that is not a folder; check it.")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    groups: dict[tuple[Any, ...], list[SliceHeader]] = defaultdict(list)
-    for path in files:
-        header = _read_header(path) if is_dicom(path) else None
-        if header is not None:
-            groups[header.stack_key].append(header)
-    if not groups:
+    found = sort_into_series(path for path in files if is_dicom(path))
+    if not found:
         raise InputError(
             f"Expected a folder with DICOM images, got {len(files)} files and none is one; check the path."
         )
+    return found
+
+
+def sort_into_series(files: Iterable[Path]) -> tuple[Series, ...]:
+    """Read the headers of DICOM files and sort them into series, as ``scan_folder``; those without an image are left
+    out."""
+    groups: dict[tuple[Any, ...], list[SliceHeader]] = defaultdict(list)
+    for path in files:
+        header = _read_header(path)
+        if header is not None:
+            groups[header.stack_key].append(header)
     ordered = sorted(groups.values(), key=lambda group: (group[0].number or 0, -len(group), group[0].stack_key))
     return tuple(Series(_describe(place, group), tuple(group)) for place, group in enumerate(ordered, start=1))
 
@@ -119,7 +126,16 @@ def read_folder(folder: Path, series: int | str | None, frame: int | None, notic
     Raises:
         InputError: No such series or several; slices missing, twice or unevenly spaced; damaged pixels.
     """
-    headers = list(choose_series(scan_folder(folder), series).headers)
+    return read_series(choose_series(scan_folder(folder), series), frame, notice)
+
+
+def read_series(series: Series, frame: int | None, notice: OnNotice) -> Volume:
+    """Read a series of ``scan_folder`` as a volume; as ``read_folder``.
+
+    Raises:
+        InputError: Slices missing, twice or unevenly spaced; damaged pixels.
+    """
+    headers = list(series.headers)
     unique = {header.sop_uid or str(header.path): header for header in headers}
     if len(unique) < len(headers):
         notice(f"{len(headers) - len(unique)} files are copies of others in the series and were left out.")
@@ -204,6 +220,7 @@ def _header_of(path: Path, data: Any) -> SliceHeader:
         path=path,
         sop_uid=str(data.get("SOPInstanceUID", "")),
         series_uid=str(data.get("SeriesInstanceUID", "")),
+        study_uid=str(data.get("StudyInstanceUID", "")),
         number=None if number is None else int(number),
         modality=str(data.get("Modality", "")),
         shape=(int(data.Rows), int(data.Columns)),

@@ -30,7 +30,7 @@ class SliceHeader:
 
     Attributes:
         path: The file.
-        sop_uid, series_uid: Identifiers, for telling images and series apart; never shown.
+        sop_uid, series_uid, study_uid: Identifiers, for telling images and series apart; never shown.
         number: Series number.
         modality: DICOM code.
         shape: Rows, columns.
@@ -56,6 +56,7 @@ class SliceHeader:
     time_key: tuple[int, ...]
     orientation: tuple[float, ...] | None
     position: tuple[float, ...] | None
+    study_uid: str = ""
 
     @property
     def stack_key(self) -> tuple[object, ...]:

@@ -20,7 +20,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 
 from MedicalSAM3Lib import errors
 from MedicalSAM3Lib.catalogue import catalogue
@@ -32,9 +31,10 @@ from MedicalSAM3Lib.features import warm_up
 from MedicalSAM3Lib.model_folder import SUMS_FILE, LoadedModel, sha256_of
 from MedicalSAM3Lib.pipeline import segment, segment_with_report, settled
 from MedicalSAM3Lib.registry import AUTO, load_model, resolve
+from MedicalSAM3Lib.report import RunRecord
 from MedicalSAM3Lib.result_files import REPORT, write_results
-from MedicalSAM3Lib.runtime import pick_runtime
-from MedicalSAM3Lib.structures import Progress, Volume
+from MedicalSAM3Lib.runtime import Runtime, pick_runtime
+from MedicalSAM3Lib.structures import Progress, Segmentation, Volume
 from MedicalSAM3Lib.time_left import StageRates, TimeLeft
 from MedicalSAM3Lib.volume_cache import VolumeCache
 from MedicalSAM3Lib.volume_files import load as load_volume
@@ -77,12 +77,12 @@ class Workshop:
         Raises:
             MedicalSAM3Error: The model cannot be loaded or does not run.
         """
-        self.device = str(pick_runtime(make_settings(device=self.device)).device)
+        self.device = str((runtime := self._runtime()).device)
         model = self.model(AUTO)
         axes = np.meshgrid(*(np.linspace(-1.0, 1.0, side) for side in PHANTOM_KJI), indexing="ij")
         ball = np.where(sum(axis**2 for axis in axes) < 0.5, 60.0, -1000.0).astype(np.float32)
         segment(Volume(ball, np.eye(4), "CT"), ["ball"], model, make_settings(device=self.device))
-        warm_up(model.model, pick_runtime(make_settings(device=self.device)))
+        warm_up(model.model, runtime)
         self.tidy()
         return facts_of(model, resolve(self._model).name)
 
@@ -109,7 +109,7 @@ class Workshop:
     def do(self, order: Order, answer: OnAnswer, is_cancelled: IsCancelled) -> None:
         """Do an order and answer its end; answers are as ``engine_port`` says. None where the device is lost."""
         try:
-            volume = load_volume(order.volume, order.volume_id)
+            volume = self._open(order)
             model = self.model(order.model)
             settings = self._settings(order.settings)
             work = self._estimate if order.kind == "estimate" else self._segment
@@ -135,9 +135,7 @@ class Workshop:
 
     def tidy(self) -> None:
         """Give memory back that nothing uses: to other programs on the device, and to the system."""
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self._runtime().release()
         with suppress(OSError, AttributeError):  # C's allocator keeps what was freed; only glibc can be told
             ctypes.CDLL(None).malloc_trim(0)
 
@@ -168,9 +166,7 @@ class Workshop:
             volume, order.concepts, model, settings, on_progress, cache=self.cache
         )
         watch.finish()
-        write_results(order.out, segmentation, record)
-        report = json.loads((order.out / REPORT).read_text(encoding="utf-8"))
-        for index, finding in enumerate(report["findings"]):
+        for index, finding in enumerate(self._deliver(order, segmentation, record)):
             answer(Answer(order.job_id, "finding", {"index": index, "finding": finding}))
         return {"notices": list(record.notices)}
 
@@ -183,11 +179,26 @@ class Workshop:
         _answer: OnAnswer,
         is_cancelled: IsCancelled,
     ) -> dict[str, Any]:
-        predicted = estimate(volume, order.concepts, model, settings)
-        if is_cancelled():
-            raise errors.Cancelled("The job was cancelled.")
+        def check() -> None:
+            if is_cancelled():
+                raise errors.Cancelled("The job was cancelled.")
+
+        predicted = estimate(volume, order.concepts, model, settings, check)
+        check()
         values = asdict(predicted) | {"on_disk_gb": predicted.on_disk_gb, "problem": predicted.problem}
         return {"estimate": {name: None if value != value else value for name, value in values.items()}}
+
+    def _open(self, order: Order) -> Volume:
+        return load_volume(order.volume, order.volume_id)
+
+    def _deliver(self, order: Order, segmentation: Segmentation, record: RunRecord) -> list[dict[str, Any]]:
+        """Put the results where the server looks for them; return the findings as the report has them."""
+        write_results(order.out, segmentation, record)
+        findings: list[dict[str, Any]] = json.loads((order.out / REPORT).read_text(encoding="utf-8"))["findings"]
+        return findings
+
+    def _runtime(self) -> Runtime:
+        return pick_runtime(make_settings(device=self.device))
 
     def _settings(self, asked: dict[str, Any]) -> SegmentSettings:
         """What a client asked, on this device and within this server's memory."""

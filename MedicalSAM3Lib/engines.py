@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from MedicalSAM3Lib.engine import order_to
 from MedicalSAM3Lib.engine_port import ENDINGS, Answer, EngineState, ModelFacts, OnAnswer, OnChange, Order, Readiness
-from MedicalSAM3Lib.engine_process import EngineOptions, EngineProcess
+from MedicalSAM3Lib.engine_process import EngineOptions, EngineProcess, OnMessage
 
 TICK_S = 1.0
 SILENCE_TICKS = 120
@@ -42,12 +42,38 @@ SILENT = {
 }
 
 
+class EngineLink(Protocol):
+    """One engine as the supervisor sees it, wherever it runs."""
+
+    @property
+    def pid(self) -> int:
+        """Process id; 0 on another machine."""
+        ...
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Say something to it, at once; one that has ended hears nothing."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once; its end is told as every other."""
+        ...
+
+    def end(self) -> None:
+        """End it, whatever it does, and return once it is gone."""
+        ...
+
+
+OnEnd = Callable[[int], None]
+Launch = Callable[[str, OnMessage, OnEnd], EngineLink]
+"""Start an engine for a device: what is called for each message, and after the last one, from a thread of its own."""
+
+
 @dataclass(slots=True, eq=False)
 class _Slot:
     """A place for one engine at a time."""
 
     device: str
-    process: EngineProcess | None = None
+    process: EngineLink | None = None
     state: Readiness = "dead"
     order: Order | None = None
     shown: str = ""
@@ -59,17 +85,17 @@ class _Slot:
     wait_ticks: int = 0
 
 
-class ProcessEngines:
-    """Engines as child processes of this one.
+class WatchedEngines:
+    """Engines that are started, watched and replaced.
 
     Args:
-        options: How many, where and with which model.
-        command: Device to command line; for tests.
+        devices: One engine each.
+        launch: Starts one.
     """
 
-    def __init__(self, options: EngineOptions, command: Callable[[str], Sequence[str]] | None = None) -> None:
-        self._command = command or options.command
-        self._slots = [_Slot(device, shown=device) for device in options.devices]
+    def __init__(self, devices: Sequence[str], launch: Launch) -> None:
+        self._start_one = launch
+        self._slots = [_Slot(device, shown=device) for device in devices]
         self._lock = threading.RLock()
         self._model: ModelFacts | None = None
         self._tickets: dict[int, list[int]] = {}
@@ -152,10 +178,8 @@ class ProcessEngines:
     def _launch(self, slot: _Slot) -> None:
         slot.state, slot.silent_ticks, slot.was_silent = "starting", 0, False
         slot.recent.clear()
-        slot.process = EngineProcess(
-            self._command(slot.device),
-            lambda message: self._hear(slot, message),
-            lambda _code: self._ended(slot),
+        slot.process = self._start_one(
+            slot.device, lambda message: self._hear(slot, message), lambda _code: self._ended(slot)
         )
 
     def _hear(self, slot: _Slot, message: dict[str, Any]) -> None:
@@ -221,3 +245,16 @@ class ProcessEngines:
             if slot.silent_ticks > SILENCE_TICKS or (slot.cancel_ticks or 0) > CANCEL_TICKS:
                 slot.was_silent = True
                 slot.process.kill()
+
+
+class ProcessEngines(WatchedEngines):
+    """Engines as child processes of this one.
+
+    Args:
+        options: How many, where and with which model.
+        command: Device to command line; for tests.
+    """
+
+    def __init__(self, options: EngineOptions, command: Callable[[str], Sequence[str]] | None = None) -> None:
+        make_command = command or options.command
+        super().__init__(options.devices, lambda device, *heard: EngineProcess(make_command(device), *heard))

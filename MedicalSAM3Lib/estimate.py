@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -124,9 +124,13 @@ class Size:
 
 
 def estimate(
-    volume: Volume, concepts: Sequence[str], model: LoadedModel, settings: SegmentSettings | None = None
+    volume: Volume,
+    concepts: Sequence[str],
+    model: LoadedModel,
+    settings: SegmentSettings | None = None,
+    check: Callable[[], object] = lambda: None,
 ) -> Estimate:
-    """Predict time and memory of ``segment`` with these arguments.
+    """Predict time and memory of ``segment`` with these arguments; ``check`` is called between the steps and may raise.
 
     It costs what a few slices cost, moves the model to the run's device as ``segment`` does, and keeps nothing.
 
@@ -143,7 +147,7 @@ def estimate(
     start_peak_memory(runtime.device)
 
     highest, start, free = peak_bytes(), resident_bytes(), available_memory_bytes()
-    meter = Meter(start)
+    meter = Meter(start, check)
     stacks, preprocess_s, preparing = meter.run(lambda: prepare_all(volume, model.preprocess, settings))
     seen = [stack.take(key_slices(stack, settings)) for stack in stacks]
     views = [measure(stack, phrases, model, settings, runtime, meter) for stack in seen]

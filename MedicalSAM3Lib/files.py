@@ -51,7 +51,29 @@ def read_volume(
     """
     notice = on_notice or logging.getLogger("MedicalSAM3Lib").warning
     path = Path(path)
-    volume = _read(path, series, frame, notice)
+    return _checked(_read(path, series, frame, notice), notice)
+
+
+def read_series(series: dicom.Series, *, frame: int | None = None, on_notice: OnNotice | None = None) -> Volume:
+    """Read a series of ``dicom.scan_folder``, whose headers are not read again; as ``read_volume``.
+
+    Raises:
+        InputError, GeometryError: It cannot be read or used; the message says what to do.
+    """
+    notice = on_notice or logging.getLogger("MedicalSAM3Lib").warning
+    return _checked(dicom.read_series(series, frame, notice), notice)
+
+
+def read_series_files(paths: Sequence[Path], *, on_notice: OnNotice | None = None) -> Volume:
+    """Read the files of one DICOM series, wherever they lie; as ``read_volume``."""
+    series = dicom.choose_series(dicom.sort_into_series(paths), None)
+    if len(series.headers) < len(paths):
+        raise InputError(f"Expected {len(paths)} DICOM images, got {len(series.headers)}; copy the series again.")
+    return read_series(series, on_notice=on_notice)
+
+
+def _checked(volume: Volume, notice: OnNotice) -> Volume:
+    """A volume that was read, its affine at right angles and its values finite."""
     affine, repaired = check_affine(volume.ijk_to_lps)
     if repaired:
         notice(repaired)

@@ -106,16 +106,20 @@ def union(instances: Tensor, scores: Tensor, semantic: Tensor) -> Tensor:
 
 
 def agreement(instances: Tensor, scores: Tensor, semantic: Tensor) -> float:
-    """IoU of the confident instances together and the semantic map; NaN without a confident instance.
+    """IoU of the confident instances together and the semantic map; NaN without a confident instance, or a voxel.
 
     They are two answers of one network to one question; where they differ, a person should look.
     """
     confident = instances[scores > CONFIDENT]
     if len(confident) == 0:
         return float("nan")
-    one, other = confident.amax(0) > 0, semantic > 0
+    return iou(confident.amax(0) > 0, semantic > 0)
+
+
+def iou(one: Tensor, other: Tensor) -> float:
+    """Voxels of both masks over voxels of either; NaN where both are empty."""
     either = int((one | other).sum())
-    return int((one & other).sum()) / either if either else 1.0
+    return int((one & other).sum()) / either if either else float("nan")
 
 
 def label(

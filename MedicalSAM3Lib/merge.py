@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from MedicalSAM3Lib.detector import Detections
-from MedicalSAM3Lib.fusion import SliceMap
+from MedicalSAM3Lib.fusion import SliceMap, iou
 from MedicalSAM3Lib.presence import Mode
 from MedicalSAM3Lib.walks import Track, TrackedMask, masks_by_slice
 
@@ -91,8 +91,7 @@ def agreement(detected: SliceMap | None, tracked: Sequence[TrackedMask]) -> floa
     if one is None or other is None:
         shown = other if one is None else one
         return 0.0 if shown is not None and bool(shown.any()) else float("nan")
-    either = int((one | other).sum())
-    return int((one & other).sum()) / either if either else float("nan")
+    return iou(one, other)
 
 
 def _of_tracks(masks: Sequence[TrackedMask]) -> SliceMap:

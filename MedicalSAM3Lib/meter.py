@@ -17,9 +17,13 @@ clock = time.perf_counter
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """Times work, and tells how far it took the process beyond ``start`` bytes (None: the system does not tell)."""
+    """Times work, and tells how far it took the process beyond ``start`` bytes (None: the system does not tell).
+
+    ``before``: called before each piece of work; what it raises ends the measuring.
+    """
 
     start: int | None
+    before: Callable[[], object] = lambda: None
 
     def run(self, work: Callable[[], T], otherwise: int = 0) -> tuple[T, float, int]:
         """Do the work; return its result, its seconds, and the process's growth in bytes.
@@ -27,6 +31,7 @@ class Meter:
         Args:
             otherwise: Growth where the system does not let us measure it.
         """
+        self.before()
         is_marked = set_mark_back()
         begin = clock()
         result = work()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from MedicalSAM3Lib.architecture import CONFIG_FILE, architecture_of, from_config, read_json, to_config
+from MedicalSAM3Lib.atomic import swap_folders
 from MedicalSAM3Lib.errors import OutputError, WeightsError
 from MedicalSAM3Lib.text import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
@@ -122,7 +122,7 @@ def save_model_folder(
             _copy_tokenizer(Path(tokenizer_folder), new)
             _save_weights(model, new / WEIGHTS_FILE, dtype)
             write_sums(new)
-            _swap(new, folder, Path(temporary) / "old")
+            swap_folders(new, folder, Path(temporary) / "old")
     except (OSError, SafetensorError) as error:
         reason = ((error.strerror if isinstance(error, OSError) else None) or "the writer failed").lower()
         raise OutputError(
@@ -243,15 +243,3 @@ def _save_weights(model: MedicalSam3, path: Path, dtype: str) -> None:
             )
         tensors[key] = rounded
     save_file(tensors, path, metadata={"format": "pt"})
-
-
-def _swap(new: Path, folder: Path, old: Path) -> None:
-    """Put ``new`` in the place of ``folder``; if that fails the old folder is back where it was."""
-    if folder.exists():
-        os.replace(folder, old)
-    try:
-        os.replace(new, folder)
-    except OSError:
-        if old.exists():
-            os.replace(old, folder)
-        raise

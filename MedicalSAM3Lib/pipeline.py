@@ -7,7 +7,8 @@ tracking     detections  -> detections   objects carried up and down by the memo
 vote         detections  -> evidence     where several axes were looked along: what most of them say
 sides        evidence    -> evidence     "left" and "right" held to the patient, where a sided concept was found
 fusion       evidence    -> labels       concepts that are present compete for voxels
-findings     labels      -> segmentation on the input's grid, one finding per asked concept; objects apart on request
+findings     labels      -> segmentation on the input's grid, one measured finding per asked concept; objects apart on
+                            request
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from MedicalSAM3Lib.fusion import Labels, label
 from MedicalSAM3Lib.instances import keep_apart
 from MedicalSAM3Lib.interpret import as_typed, read_all
 from MedicalSAM3Lib.ladder import Ladder
+from MedicalSAM3Lib.measures import measured
 from MedicalSAM3Lib.report import InputRecord, ModelRecord, RunRecord, Stopwatch
 from MedicalSAM3Lib.runtime import peak_memory_mb, start_peak_memory
 from MedicalSAM3Lib.sides import hold_to_sides, needs_sides
@@ -112,8 +114,8 @@ def segment_with_report(
         regions = labels.layers
         if settings.instances:
             findings, regions = keep_apart(findings, labels, views[0].tracks, evidence, stack, volume, on_progress)
-        findings = as_typed(findings, readings)
         layers = tuple(stack.to_input(region) for region in regions)
+        findings = as_typed(measured(findings, layers, volume), readings)
 
     record = RunRecord(
         input=InputRecord.of(volume),

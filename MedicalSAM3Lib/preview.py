@@ -120,11 +120,9 @@ def draw_preview(volume: Volume, segmentation: Segmentation) -> Figure:
     """Draw the figure, without a window and without matplotlib's global state."""
     from matplotlib.figure import Figure
 
-    canonical = canonical_of(volume.ijk_to_lps)
-    found = tuple(finding for finding in segmentation.findings if finding.state == "found")
-    layers = tuple(canonical.to_canonical(layer) for layer in segmentation.layers)
-    scene = Scene(volume, canonical, canonical.to_canonical(volume.array), layers, found)
-    tiles = _tiles(scene)
+    scene = scene_of(volume, segmentation)
+    found = scene.found
+    tiles = tiles_of(scene)
     columns = {1: 1, 2: 2, 3: 3, 5: 3, 6: 3}.get(len(tiles), 4)
     rows = -(-len(tiles) // columns)
     tile_width, tile_height = _tile_inches(scene, tiles)
@@ -141,19 +139,28 @@ def draw_preview(volume: Volume, segmentation: Segmentation) -> Figure:
         left = EDGE_INCHES + column * (tile_width + EDGE_INCHES)
         bottom = height - HEADER_INCHES - (row + 1) * (tile_height + title)
         box = (left / width, bottom / height, tile_width / width, tile_height / height)
-        _draw_tile(figure.add_axes(box), tile, scene)
+        draw_tile(figure.add_axes(box), tile, scene)
     write_header(figure, volume, segmentation.findings)
     write_footer(figure, captions)
     return figure
 
 
-def _tiles(scene: Scene) -> list[Tile]:
+def scene_of(volume: Volume, segmentation: Segmentation) -> Scene:
+    """All that tiles are cut from."""
+    canonical = canonical_of(volume.ijk_to_lps)
+    found = tuple(finding for finding in segmentation.findings if finding.state == "found")
+    layers = tuple(canonical.to_canonical(layer) for layer in segmentation.layers)
+    return Scene(volume, canonical, canonical.to_canonical(volume.array), layers, found)
+
+
+def tiles_of(scene: Scene, most: int = MOST_TILES) -> list[Tile]:
+    """What to draw: the best slice of each of the first findings, or one picture of all."""
     axis = choose_axis(scene.volume, preferred=2)
     k, j, i = scene.image.shape[:3]
     if scene.volume.is_2d or not scene.found:
         return [middle_tile((k, j, i), axis)]
     masks = (mask_of(scene.layers[finding.layer], finding.labels) for finding in scene.found)
-    return choose_tiles(masks, scene.spacing_mm, axis)
+    return choose_tiles(masks, scene.spacing_mm, axis, most)
 
 
 def _tile_inches(scene: Scene, tiles: Sequence[Tile]) -> tuple[float, float]:
@@ -167,7 +174,7 @@ def _tile_inches(scene: Scene, tiles: Sequence[Tile]) -> tuple[float, float]:
     return LARGE_TILE_INCHES, LARGE_TILE_INCHES * aspect
 
 
-def _draw_tile(axes: Axes, tile: Tile, scene: Scene) -> None:
+def draw_tile(axes: Axes, tile: Tile, scene: Scene) -> None:
     """Image, outlines, marks and title of one tile."""
     picture, masks, step = shrink(slices_along(scene.image, tile.axis)[tile.index], scene.slice_masks(tile))
     row_mm, column_mm = pixel_mm(scene.spacing_mm, tile.axis)

@@ -55,15 +55,17 @@ class View:
     top: float
 
 
-def choose_tiles(masks: Iterable[np.ndarray], spacing_mm: tuple[float, float, float], axis: int) -> list[Tile]:
-    """For each of the first findings the slice on which it is largest.
+def choose_tiles(
+    masks: Iterable[np.ndarray], spacing_mm: tuple[float, float, float], axis: int, most: int = MOST_TILES
+) -> list[Tile]:
+    """For each of the first ``most`` findings the slice on which it is largest.
 
     Args:
         masks: Boolean canonical arrays ``(K, J, I)``, taken one at a time.
         spacing_mm: Canonical, along i, j, k.
         axis: The plane that is taken where no other shows clearly more.
     """
-    return [_best_slice(mask, spacing_mm, axis, number) for number, mask in enumerate(islice(masks, MOST_TILES))]
+    return [_best_slice(mask, spacing_mm, axis, number) for number, mask in enumerate(islice(masks, most))]
 
 
 def middle_tile(shape_kji: tuple[int, int, int], axis: int) -> Tile:

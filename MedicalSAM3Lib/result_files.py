@@ -19,7 +19,7 @@ import numpy as np
 from MedicalSAM3Lib import masks_wire, outputs
 from MedicalSAM3Lib.report import RunRecord, write_report
 from MedicalSAM3Lib.segments import Segment, segments_of
-from MedicalSAM3Lib.structures import Codes, Finding, ObjectPart, Segmentation
+from MedicalSAM3Lib.structures import Codes, Finding, Measures, ObjectPart, Segmentation
 
 REPORT, SEGMENTS, LAYERS, CONFIDENCE = "report.json", "segments.json", "layers.npz", "confidence.nii.gz"
 
@@ -72,16 +72,18 @@ def mask_path(folder: Path, index: int) -> Path:
 
 def finding_of(entry: dict[str, Any]) -> Finding:
     """A finding of a report as the typed value that it was."""
-    values = {field.name: _frozen(entry[field.name]) for field in fields(Finding)}
+    values = _frozen({field.name: entry[field.name] for field in fields(Finding)})
     values["codes"] = Codes(**entry["codes"])
-    values["objects"] = tuple(
-        ObjectPart(**{name: _frozen(value) for name, value in part.items()}) for part in entry["objects"]
-    )
+    values["objects"] = tuple(ObjectPart(**_frozen(part)) for part in entry["objects"])
     return Finding(**values)
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _frozen(entry: dict[str, Any]) -> dict[str, Any]:
+    """The values as a finding, an object or its measures have them: tuples for lists, and typed measures."""
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    if values.get("measures"):
+        values["measures"] = Measures(**_frozen(values["measures"]))
+    return values
 
 
 def _entry(index: int, segment: Segment, finding: int, packed: masks_wire.PackedMask) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class ServerSettings(BaseModel):
     feature_gb: float | None = Field(default=None, gt=0)
     """Memory (10^9 bytes) for the features of recent volumes, of each engine; by default from the machine."""
     ray: str | None = None
-    """Address of a Ray cluster whose engines are used instead of this machine's."""
+    """Address of a Ray cluster whose engines are used instead of this machine's; "local" starts one here."""
     manage_models: bool | None = None
     """Whether clients may download and remove models; by default only where the server is this machine's own."""
     page: bool = True

@@ -14,17 +14,15 @@ import errno
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from MedicalSAM3Lib.errors import OutputError
 from MedicalSAM3Lib.refusals import Refused
+from MedicalSAM3Lib.session_folder import SessionFolder
 
-LOCK, JOURNAL = ".lock", "unfinished.jsonl"
+JOURNAL = "unfinished.jsonl"
 RESERVE_BYTES = 256 << 20
 """Left free on the disk, for everybody else on the machine."""
 
@@ -44,18 +42,15 @@ class Spool:
         """
         self._most_bytes = most_bytes
         self._promised: dict[Path, int] = {}
+        self.left_behind: list[str] = []
         try:
-            make_private(root)
-            self.left_behind = _sweep(root)
-            self.folder = root / f"session-{secrets.token_hex(8)}"
-            self.folder.mkdir(mode=0o700)
+            self._session = SessionFolder(root, on_left_behind=self._read_journal)
         except OSError as error:
             reason = (error.strerror or "it refused").lower()
             raise OutputError(
                 f"Expected a folder for uploads that can be written to, but {reason}; set spool."
             ) from error
-        self._lock = FileLock(self.folder / LOCK, thread_local=False)  # closed by whichever thread
-        self._lock.acquire(timeout=0)
+        self.folder = self._session.path
 
     @property
     def journal(self) -> Path:
@@ -128,14 +123,11 @@ class Spool:
 
     def close(self, *, keep_journal: bool = False) -> None:
         """Remove everything; only the names of unfinished jobs stay, if told so, for the next server."""
-        for entry in self.folder.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
-            elif not (keep_journal and entry.name == JOURNAL):
-                entry.unlink(missing_ok=True)
-        self._lock.release()
-        if not keep_journal:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self._session.close(JOURNAL if keep_journal else None)
+
+    def _read_journal(self, folder: Path) -> None:
+        with suppress(OSError):
+            self.left_behind += (folder / JOURNAL).read_text(encoding="utf-8").splitlines()
 
 
 @contextmanager
@@ -147,36 +139,6 @@ def full_disk_refused() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise _full() from error
         raise
-
-
-def make_private(folder: Path) -> None:
-    """Make a folder that only this user can look into, or check that it is one.
-
-    Raises:
-        OutputError: It is a link, no folder, or another user's.
-        OSError: It cannot be made.
-    """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
-        raise OutputError(f"Expected a folder of your own for uploads, got {folder.name}; set spool to another.")
-    folder.chmod(0o700)
-
-
-def _sweep(root: Path) -> list[str]:
-    """Remove the sessions of servers that are gone; return the lines of their journals."""
-    lines: list[str] = []
-    for folder in sorted(root.glob("session-*")):
-        lock = FileLock(folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError):
-            continue  # a server that lives, or a folder that another one is just removing
-        with suppress(OSError):
-            lines += (folder / JOURNAL).read_text(encoding="utf-8").splitlines()
-        lock.release()
-        shutil.rmtree(folder, ignore_errors=True)
-    return lines
 
 
 def _full() -> Refused:

@@ -59,6 +59,29 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
+class Measures:
+    """What is measured of a mask; ``measures`` says how. Diameters of a picture are in its own pixels' mm.
+
+    Attributes:
+        axial_long_mm: Longest diameter on an axial slice, as for RECIST.
+        axial_short_mm: Longest diameter at right angles to it on the same slice.
+        axial_slice: That slice, 0-based, along the input's own axis that is closest to head-foot.
+        largest_mm: Largest diameter in 3D; None for a picture.
+        centroid_lps_mm: Mean of the voxels' centres.
+        intensity_mean, intensity_sd: Mean and (population) standard deviation of the voxels in the input's units, HU
+            for CT; None for colour.
+    """
+
+    axial_long_mm: float
+    axial_short_mm: float
+    axial_slice: int
+    largest_mm: float | None
+    centroid_lps_mm: tuple[float, float, float]
+    intensity_mean: float | None
+    intensity_sd: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectPart:
     """One object of a found concept, kept apart from the others.
 
@@ -67,6 +90,7 @@ class ObjectPart:
         voxels, volume_ml: Its size.
         slice_range: Its first and last slice, as in ``Finding``.
         confidence: Mean score (0..1) of its voxels.
+        measures: Its diameters, place and intensity.
     """
 
     label: int
@@ -74,6 +98,7 @@ class ObjectPart:
     volume_ml: float
     slice_range: tuple[int, int]
     confidence: float
+    measures: Measures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +121,7 @@ class Finding:
         layer, label: Where the mask lies in ``Segmentation.layers``; (-1, 0) unless found. Where objects were
             kept apart, the label is that of the first; ``labels`` are those of all.
         objects: One for each object, from head to foot; empty unless they were to be kept apart.
+        measures: Diameters, place and intensity of the whole mask; None unless found.
     """
 
     phrase: str
@@ -115,6 +141,7 @@ class Finding:
     label: int = 0
     objects: tuple[ObjectPart, ...] = ()
     asked: str = ""
+    measures: Measures | None = None
 
     @property
     def labels(self) -> tuple[int, ...]:

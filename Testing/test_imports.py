@@ -23,8 +23,9 @@ TORCH_FREE = (
 )
 HEAVY = {"torch", "transformers", "matplotlib", "SimpleITK", "scipy"}
 
-NOT_IN_THE_LIBRARY = {"slicer", "qt", "ctk", "vtk", "MedicalSAM3", "Training", "Testing"}
-NOT_IN_TRAINING = {"slicer", "qt", "ctk", "vtk", "MedicalSAM3", "Testing"}
+VTK = {"vtk", "vtkmodules"}
+NOT_IN_THE_LIBRARY = {"slicer", "qt", "ctk", *VTK, "MedicalSAM3", "Training", "Testing"}
+NOT_IN_TRAINING = {"slicer", "qt", "ctk", *VTK, "MedicalSAM3", "Testing"}
 SLICER_MAY_IMPORT_FIRST = {
     "slicer",
     "qt",
@@ -70,13 +71,13 @@ def sources(folder: Path) -> list[Path]:
 
 def test_library_knows_neither_slicer_nor_training(repository: Path) -> None:
     for path in sources(repository / "MedicalSAM3Lib"):
-        forbidden = NOT_IN_THE_LIBRARY - ({"vtk"} if path.name == "surface.py" else set())
+        forbidden = NOT_IN_THE_LIBRARY - (VTK if path.name.startswith("surface") else set())
         assert not tops(path) & forbidden, path.name
 
 
 def test_vtk_is_imported_only_where_it_is_used(repository: Path) -> None:
     for path in sources(repository / "MedicalSAM3Lib"):
-        assert "vtk" not in {name.split(".")[0] for name in first_lines(path)}, path.name
+        assert not (VTK | {"trimesh"}) & {name.split(".")[0] for name in first_lines(path)}, path.name
 
 
 def test_training_knows_no_slicer_and_builds_on_the_library(repository: Path) -> None:

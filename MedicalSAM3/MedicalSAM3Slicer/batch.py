@@ -11,6 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from .change import Change, isInScene
+from .folder import FolderImage, SeriesTask
 from .outcome import Outcome
 from .run import Run
 from .summary import makeTable
@@ -40,7 +41,7 @@ class Batch(Task):
     """Runs one after the other. ``result`` is the summary, a vtkMRMLTableNode. ``cancel()`` keeps what is done.
 
     Args:
-        volumes: Nodes, or paths of files that are loaded when it is their turn.
+        volumes: Nodes, or paths and ``FolderImage``s that are loaded when it is their turn.
         start: Starts the run of a node.
 
     Attributes:
@@ -56,21 +57,23 @@ class Batch(Task):
         self.changes: list[Change] = []
         self._volumes, self._start = list(volumes), start
         self._at = 0
-        self._run: Run | None = None
+        self._step: Task | None = None
+        """What goes on for the volume whose turn it is: its series is read, or it is segmented."""
 
     def poll(self) -> bool:
         """Go on: start the next volume, or take note of what the engine did for this one."""
         if not self.isRunning:
             return False
         entry = self.entries[self._at]
-        if self._run is None:
+        if self._step is None:
             self._begin(entry)
-        elif not self._run.poll():
-            self._close(entry, self._run)
+        elif not self._step.poll():
+            self._close(entry, self._step)
         else:
-            share = (self._at + (self._run.progress.fraction or 0.0)) / len(self.entries)
-            stage = _("{name}: {stage}").format(name=entry.name, stage=self._run.progress.stage)
-            self.progress = replace(self._run.progress, stage=stage, fraction=share, secondsLeft=None)
+            told = self._step.progress
+            share = (self._at + (told.fraction or 0.0)) / len(self.entries)
+            stage = _("{name}: {stage}").format(name=entry.name, stage=told.stage)
+            self.progress = replace(told, stage=stage, fraction=share, secondsLeft=None)
             self._tell()
         return self.isRunning
 
@@ -78,8 +81,8 @@ class Batch(Task):
         """End it; the volumes that are done stay done."""
         if not self.isRunning:
             return
-        if self._run is not None:
-            self._run.cancel()
+        if self._step is not None:
+            self._step.cancel()
         for entry in self.entries:
             if entry.state in ("waiting", "running"):
                 entry.state = "cancelled"
@@ -87,24 +90,41 @@ class Batch(Task):
 
     def _begin(self, entry: BatchEntry) -> None:
         entry.state = "running"
+        volume = self._volumes[self._at]
+        if isinstance(volume, FolderImage) and not isinstance(volume.source, Path):
+            self._step = SeriesTask(volume).begin()
+            return
         try:
-            volume = self._volumes[self._at]
-            if isinstance(volume, (str, Path)):
-                volume = self._volumes[self._at] = loadVolume(Path(volume))
-            self._run = self._start(volume)
+            if isinstance(volume, (str, Path, FolderImage)):
+                volume = loadVolume(Path(volume.source if isinstance(volume, FolderImage) else volume))
+            self._segment(volume)
         except UserError as error:
-            entry.state, entry.error = "failed", str(error)
-            self._next()
+            self._fail(entry, str(error))
 
-    def _close(self, entry: BatchEntry, run: Run) -> None:
-        entry.state, entry.error = run.state, run.error
-        if run.state == "done":
-            entry.outcomes, entry.segmentationNode = run.result.outcomes, run.result.segmentationNode
-        self.changes += run.changes
+    def _segment(self, node: Any) -> None:
+        self._volumes[self._at] = node
+        self._step = self._start(node)
+
+    def _close(self, entry: BatchEntry, step: Task) -> None:
+        if isinstance(step, SeriesTask) and step.state == "done":
+            try:
+                self._segment(step.result)
+            except UserError as error:
+                self._fail(entry, str(error))
+            return
+        entry.state, entry.error = step.state, step.error
+        if isinstance(step, Run):
+            if step.state == "done":
+                entry.outcomes, entry.segmentationNode = step.result.outcomes, step.result.segmentationNode
+            self.changes += step.changes
+        self._next()
+
+    def _fail(self, entry: BatchEntry, error: str) -> None:
+        entry.state, entry.error = "failed", error
         self._next()
 
     def _next(self) -> None:
-        self._run = None
+        self._step = None
         self._at += 1
         if self._at == len(self.entries):
             self._end("done", self._summary())
@@ -113,7 +133,8 @@ class Batch(Task):
 
     def _summary(self) -> Any:
         """The table; None where the scene was closed meanwhile, or nothing was done."""
-        if not any(isInScene(volume) for volume in self._volumes if not isinstance(volume, (str, Path))):
+        nodes = [volume for volume in self._volumes if not isinstance(volume, (str, Path, FolderImage))]
+        if not any(isInScene(node) for node in nodes):
             return None
         table = makeTable(self.entries)
         self.changes.append(Change(None, nodes=[table]))
@@ -133,4 +154,6 @@ def loadVolume(path: Path) -> Any:
 
 
 def _nameOf(volume: Any) -> str:
+    if isinstance(volume, FolderImage):
+        return volume.name
     return Path(volume).name if isinstance(volume, (str, Path)) else volume.GetName()

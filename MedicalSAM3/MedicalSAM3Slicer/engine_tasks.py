@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 from MedicalSAM3Lib.client_events import Event
 
 from .connection import Connection
-from .engine_work import Question, send
+from .engine_work import Question, send, stageText
 from .task import Progress, ThreadTask
 from .volume_input import VolumeInput
 
@@ -71,7 +71,10 @@ def estimate(task: ThreadTask, connection: Connection, volume: VolumeInput, ques
     client = connection.client(task)
     volumeId = connection.sent.get(volume.key) or send(task, connection, client, volume)
     task.report(Progress(_("Estimating")))
-    told = client.estimate(volumeId, question.concepts, question.settings, question.model)
+    told = client.estimate(
+        volumeId, question.concepts, question.settings, question.model,
+        lambda jobId: task.whenCancelled(lambda: client.forget(jobId)),
+    )  # fmt: skip
     return Estimate(
         float(told["seconds"]),
         told.get("host_more_mb"),
@@ -111,4 +114,5 @@ def _hear(task: ThreadTask, event: Event) -> None:
     task.check()
     if event.kind == "progress":
         data = event.data
-        task.report(Progress(data["stage"], data["fraction"], data["done"], data["total"], data.get("seconds_left")))
+        stage, left = stageText(data["stage"]), data.get("seconds_left")
+        task.report(Progress(stage, data["fraction"], data["done"], data["total"], left))

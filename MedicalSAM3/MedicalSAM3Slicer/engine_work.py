@@ -41,7 +41,8 @@ class MaskResult:
         colour: RGB, 0..255.
         codes: "category", "type", "modifier", each scheme^value^meaning or empty.
         box: Half-open ``(k0, k1, j0, j1, i0, i1)`` in voxels of the volume.
-        crop: Boolean, of the box's shape.
+        crop: Boolean, of the box's shape, which is the smallest.
+        voxels: How many are set.
     """
 
     finding: int
@@ -50,6 +51,7 @@ class MaskResult:
     codes: Mapping[str, str]
     box: tuple[int, int, int, int, int, int]
     crop: np.ndarray
+    voxels: int
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,8 @@ def send(
 def stageText(stage: str) -> str:
     """What the engine does, for users."""
     known = {
+        "starting": _("Starting"),
+        "queued": _("Waiting for the engine"),
         "features": _("Looking at the slices"),
         "detection": _("Finding the concepts"),
         "tracking": _("Following objects through the slices"),
@@ -150,6 +154,7 @@ def stageText(stage: str) -> str:
         "fusion": _("Making masks"),
         "labels": _("Making masks"),
         "objects": _("Separating objects"),
+        "download": _("Downloading"),
     }
     return known.get(stage, stage)
 
@@ -180,9 +185,8 @@ def _fetch(task: ThreadTask, client: Client, job: Mapping[str, Any], volume: Vol
         mask = client.mask(job["job_id"], segment, shape)
         k0, k1, j0, j1, i0, i1 = box = tuple(segment["box_kji"])
         crop = mask[k0:k1, j0:j1, i0:i1].copy()
-        masks.append(
-            MaskResult(segment["finding"], segment["name"], tuple(segment["colour"]), segment["codes"], box, crop)
-        )
+        about = segment["finding"], segment["name"], tuple(segment["colour"]), segment["codes"]
+        masks.append(MaskResult(*about, box, crop, segment["voxels"]))
     model = report.get("model") or {}
     return Answer(
         findings=tuple(job["findings"]),

@@ -9,13 +9,16 @@ import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+from vtk.util.numpy_support import vtk_to_numpy
 
 from .task import UserError
 from .volume_input import ijkToRas, toWorld
 
 LABELMAP = "Binary labelmap"
 GEOMETRY = "Reference image geometry"
+FEW = 8
+"""Up to so many labels it is quicker to look for each of them."""
+
 SAME_AXES, SAME_PLACE = 1e-4, 1e-2
 """Up to here, in voxels, two grids are one: float32 headers hold no more."""
 
@@ -61,7 +64,10 @@ def imageOf(crop: np.ndarray, box: Box, ijkToFrame: np.ndarray) -> Any:
     image = slicer.vtkOrientedImageData()
     image.SetExtent(i0, i1 - 1, j0, j1 - 1, k0, k1 - 1)
     image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(ijkToFrame))
-    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(crop).ravel().view(np.uint8), deep=True))
+    scalars = vtk.vtkUnsignedCharArray()
+    scalars.SetNumberOfValues(crop.size)
+    vtk_to_numpy(scalars).reshape(crop.shape)[...] = crop  # numpy_to_vtk takes several times as long
+    image.GetPointData().SetScalars(scalars)
     return image
 
 
@@ -90,7 +96,7 @@ def occupied(segmentation: Any, segmentIds: Iterable[str], box: Box, ijkToFrame:
     for layer, labels in layers.items():
         shift = offset(matrixOf(layer), ijkToFrame)
         if shift is None:
-            found |= np.isin(_resampled(layer, box, ijkToFrame), labels)
+            found |= _isOneOf(_resampled(layer, box, ijkToFrame), labels)
         else:
             _mark(found, layer, labels, box, shift)
     return found
@@ -129,7 +135,17 @@ def _mark(found: np.ndarray, layer: Any, labels: list[int], box: Box, shift: tup
             return
         here.append(slice(low - start, high - start))
         there.append(slice(low - first, high - first))
-    found[tuple(here)] |= np.isin(arrayOf(layer)[tuple(there)], labels)
+    found[tuple(here)] |= _isOneOf(arrayOf(layer)[tuple(there)], labels)
+
+
+def _isOneOf(values: np.ndarray, labels: list[int]) -> np.ndarray:
+    """``np.isin`` for the usual case: few labels, many voxels."""
+    if len(labels) > FEW:
+        return np.isin(values, labels)
+    found = values == labels[0]
+    for label in labels[1:]:
+        found |= values == label
+    return found
 
 
 def _resampled(layer: Any, box: Box, ijkToFrame: np.ndarray) -> np.ndarray:

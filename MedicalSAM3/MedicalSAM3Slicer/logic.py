@@ -11,6 +11,7 @@ calls ``poll()`` from a timer, every 20 ms or so, on the main thread. Only ``pol
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from slicer.i18n import tr as _
@@ -18,8 +19,10 @@ from slicer.i18n import tr as _
 from . import engine_tasks
 from .batch import Batch
 from .change import Change, isInScene, revertAll
+from .choices import parameterNode
 from .connection import Connection
 from .engine_work import Question
+from .folder import lookThrough
 from .grid import checkGrid
 from .options import AGAIN, OVERLAPS, EngineSettings, RunOptions
 from .outcome import Outcome
@@ -30,7 +33,7 @@ from .run import Run, RunResult
 from .segmentation_node import segmentationOf
 from .sequence_run import SequenceRun, readFrames, sequenceOf
 from .task import Progress, Task, ThreadTask, UserError
-from .volume_input import VolumeInput, ijkToRas, readVolume, toWorld, whyNotVolume
+from .volume_input import VolumeInput, ijkToRas, readVolume, timesOf, toWorld, whyNotVolume
 
 __all__ = [
     "Batch", "EngineSettings", "MedicalSAM3Logic", "Outcome", "Progress", "Run", "RunOptions", "RunResult", "Task",
@@ -159,16 +162,41 @@ class MedicalSAM3Logic:
         result: RunResult = self.start(volumeNode, concepts, segmentationNode, RunOptions(**options)).wait(onProgress)
         return result
 
-    def estimate(self, volumeNode: Any, concepts: Sequence[str] | str, options: RunOptions | None = None) -> Task:
+    def estimate(
+        self,
+        volumeNode: Any,
+        concepts: Sequence[str] | str,
+        options: RunOptions | None = None,
+        segmentationNode: Any = None,
+    ) -> Task:
         """What a run would take. ``result``: an ``Estimate`` with a ``sentence``; sends the volume first.
 
         Raises:
             UserError: It could not start.
         """
         options = options or RunOptions()
-        question, _rules = self._check(volumeNode, concepts, None, options)
+        question, _rules = self._check(volumeNode, concepts, segmentationNode, options)
         volume = readVolume(volumeNode, options.modality)
         return self._begin(lambda task, connection: engine_tasks.estimate(task, connection, volume, question))
+
+    def question(
+        self,
+        volumeNode: Any,
+        concepts: Sequence[str] | str,
+        options: RunOptions | None = None,
+        segmentationNode: Any = None,
+    ) -> tuple[Any, ...]:
+        """What an engine would be asked; equal for equal questions about equal voxels. Quick: asks no engine.
+
+        Raises:
+            UserError: A run could not start.
+        """
+        question, _rules = self._check(volumeNode, concepts, segmentationNode, options or RunOptions())
+        return timesOf(volumeNode.GetImageData()), question
+
+    def staysWhereItIs(self, volumeNode: Any) -> bool:
+        """Whether asking about a volume takes it nowhere: the engine is on this computer, or has the volume already."""
+        return self.engine.kind == "local" or readVolume(volumeNode).key in self._connection.sent
 
     def canUndo(self) -> bool:
         """Whether there is a last run or batch that can be taken back."""
@@ -179,14 +207,24 @@ class MedicalSAM3Logic:
         changes, self._last = self._changes(), None
         return revertAll(changes)
 
+    def getParameterNode(self) -> Any:
+        """The vtkMRMLScriptedModuleNode that keeps the panel's choices in the scene; see ``choices``."""
+        return parameterNode()
+
     # --- batch ---
+
+    def lookThrough(self, folder: Path | str) -> Task:
+        """Find the images of a folder and of those below it; ``result``: a list of ``FolderImage``s for a batch."""
+        task = ThreadTask(lambda task: lookThrough(task, Path(folder)), self._connection.explain)
+        self._keep(task)
+        return task.begin()
 
     def startBatch(
         self, volumeNodes: Sequence[Any], concepts: Sequence[str] | str, options: RunOptions | None = None
     ) -> Batch:
         """Start to segment several volumes, one after the other; a failure does not stop the rest.
 
-        An entry that is a path is loaded first. Ends with a summary table node.
+        An entry that is a path, or an image of ``lookThrough``, is loaded first. Ends with a summary table node.
 
         Raises:
             UserError: No volume, or no concept.

@@ -9,6 +9,12 @@ from typing import Any
 OVERLAPS = ("exclusive", "keep", "inside")
 AGAIN = ("replace", "add")
 KINDS = ("local", "remote")
+DEVICES = ("", "cpu", "cuda:0", "cuda:1", "cuda:2", "cuda:3")
+"""Where the local engine can be told to compute; "" is its choice. Which GPUs there are only the engine knows."""
+
+MODES = ("auto", "detect", "track", "fuse")
+SPEEDS = ("balanced", "fast", "exact")
+"""Fields ``mode`` and ``speed`` of ``SegmentSettings``; the first is the default of the panel."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class EngineSettings:
         url, token, certificate: Of the remote server; the certificate is a file (PEM), "" = the system's.
         python: Program of the Python that the local server runs in; "" = Slicer's own.
         model: Model that the local server keeps loaded; "" = its default.
-        device: Where the local server computes, such as "cuda:0"; "" = its choice.
+        device: Where the local server computes: one of ``DEVICES``.
     """
 
     kind: str = "local"

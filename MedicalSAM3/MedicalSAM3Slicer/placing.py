@@ -16,7 +16,7 @@ from MedicalSAM3Lib.words import normalise
 
 from .change import Change
 from .engine_work import Answer, MaskResult, Question
-from .grid import LABELMAP, Box, imageOf, occupied, trim
+from .grid import LABELMAP, imageOf, occupied, trim
 from .outcome import Outcome, outcomeOf
 from .region import RoiBox
 from .terminology import termOf
@@ -64,17 +64,25 @@ def cut(answer: Answer, question: Question, place: Place, rules: Rules) -> list[
     keepOut = _blockers(answer, question, place, rules)
     pieces = []
     for mask in answer.masks:
-        crop = mask.crop
-        if keepOut:
-            crop = crop & ~occupied(place.node, keepOut, mask.box, place.ijkToFrame)
-        if rules.overlap == "inside" and rules.insideSegmentId:
-            crop = crop & occupied(place.node, [rules.insideSegmentId], mask.box, place.ijkToFrame)
-        if rules.roi is not None:
-            crop = crop & rules.roi.holds(mask.box, place.ijkToWorld)
-        trimmed = trim(crop, mask.box)
-        if trimmed is not None:
-            pieces.append(_piece(mask, *trimmed, place))
+        kept = _kept(mask, keepOut, place, rules)
+        if kept is None:
+            pieces.append(Piece(mask, imageOf(mask.crop, mask.box, place.ijkToFrame), mask.voxels))
+        elif (trimmed := trim(kept, mask.box)) is not None:
+            crop, box = trimmed
+            pieces.append(Piece(mask, imageOf(crop, box, place.ijkToFrame), int(np.count_nonzero(crop))))
     return pieces
+
+
+def _kept(mask: MaskResult, keepOut: Sequence[str], place: Place, rules: Rules) -> np.ndarray | None:
+    """The voxels of a mask's box that the rules leave it; None where they leave it whole, as they mostly do."""
+    crop = mask.crop
+    if keepOut and (taken := occupied(place.node, keepOut, mask.box, place.ijkToFrame)).any():
+        crop = crop & ~taken
+    if rules.overlap == "inside" and rules.insideSegmentId:
+        crop = crop & occupied(place.node, [rules.insideSegmentId], mask.box, place.ijkToFrame)
+    if rules.roi is not None:
+        crop = crop & rules.roi.holds(mask.box, place.ijkToWorld)
+    return None if crop is mask.crop else crop
 
 
 def put(
@@ -139,10 +147,6 @@ def _blockers(answer: Answer, question: Question, place: Place, rules: Rules) ->
         for segmentId in segmentsOf(place.node, question.concepts[finding])
     }
     return [segmentId for segmentId in place.node.GetSegmentation().GetSegmentIDs() if segmentId not in ours]
-
-
-def _piece(mask: MaskResult, crop: np.ndarray, box: Box, place: Place) -> Piece:
-    return Piece(mask, imageOf(crop, box, place.ijkToFrame), int(np.count_nonzero(crop)))
 
 
 def _replaceAll(

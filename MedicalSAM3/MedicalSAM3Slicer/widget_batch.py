@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
+from .folder import FolderImage
 from .outcome import describe
 from .task import UserError
 
-SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 VOLUME_CLASSES = ("vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode")
 
 
@@ -37,8 +36,9 @@ class BatchPart:
             ui, logic, ticker, start, say, onChange,
         )  # fmt: skip
         self.entries: list[Any] = []
-        """IDs of volume nodes (str) and files (Path): a node may go before its turn."""
+        """IDs of volume nodes (a node may go before its turn), and images of folders."""
         self.batch: Any = None
+        self.search: Any = None
         ui.batchTable.verticalHeader().setVisible(False)
         ui.batchTable.horizontalHeader().setStretchLastSection(True)
         ui.batchSceneButton.connect("clicked()", self.addLoaded)
@@ -59,14 +59,22 @@ class BatchPart:
         self._list()
 
     def addFolder(self) -> None:
-        """Add the images of a folder."""
+        """Add the images of a folder: they are looked for in the background, a folder may hold many files."""
         folder = qt.QFileDialog.getExistingDirectory(self.ui.batchFolderButton, _("Folder with images"))
         if not folder:
             return
-        files = [path for path in sorted(Path(folder).iterdir()) if path.name.lower().endswith(SUFFIXES)]
-        self.entries += [path for path in files if path not in self.entries]
-        if not files:
-            self._say(_("The folder holds no image that can be read (NIfTI, NRRD, MetaImage)."))
+        self.search = self.logic.lookThrough(folder)
+        self._say(_("Looking through the folder..."))
+        self._ticker.follow(self.search, lambda task: None, self._found)
+        self._onChange()
+
+    def _found(self, search: Any) -> None:
+        self.search = None
+        if search.state == "done":
+            self.entries += [image for image in search.result if image not in self.entries]
+            self._say(_("Images found in the folder: {count}.").format(count=len(search.result)))
+        else:
+            self._say(search.error)
         self._list()
 
     def clear(self) -> None:
@@ -81,7 +89,9 @@ class BatchPart:
             self._ticker.tick()
             return
         concepts, options = self._start()
-        volumes = [entry if isinstance(entry, Path) else slicer.mrmlScene.GetNodeByID(entry) for entry in self.entries]
+        volumes = [
+            entry if isinstance(entry, FolderImage) else slicer.mrmlScene.GetNodeByID(entry) for entry in self.entries
+        ]
         try:
             self.batch = self.logic.startBatch([volume for volume in volumes if volume is not None], concepts, options)
         except UserError as error:
@@ -93,9 +103,10 @@ class BatchPart:
 
     def discard(self) -> None:
         """End what goes on, for a scene that closes; the list goes with the scene."""
-        if self.batch is not None:
-            self.batch.cancel()
-            self._ticker.tick()
+        for task in (self.batch, self.search):
+            if task is not None:
+                task.cancel()
+        self._ticker.tick()
         self.clear()
 
     def update(self, isBusy: bool, concepts: list[str]) -> None:
@@ -104,6 +115,8 @@ class BatchPart:
         reason = ""
         if isBusy and not running:
             reason = _("Wait for the run that goes on, or cancel it.")
+        elif self.search is not None:
+            reason = _("Wait until the folder is looked through.")
         elif not self.entries:
             reason = _("Add volumes first.")
         elif not concepts:
@@ -112,13 +125,13 @@ class BatchPart:
         self.ui.batchButton.enabled = running or not reason
         self.ui.batchButton.toolTip = reason or _("Segment the concepts in each volume, one after the other.")
         for button in (self.ui.batchSceneButton, self.ui.batchFolderButton, self.ui.batchClearButton):
-            button.enabled = not running
+            button.enabled = not running and self.search is None
 
     def _list(self) -> None:
         rows = []
         for entry in self.entries:
-            node = None if isinstance(entry, Path) else slicer.mrmlScene.GetNodeByID(entry)
-            name = entry.name if isinstance(entry, Path) else node.GetName() if node is not None else _("(removed)")
+            node = entry if isinstance(entry, FolderImage) else slicer.mrmlScene.GetNodeByID(entry)
+            name = _("(removed)") if node is None else node.name if node is entry else node.GetName()
             rows.append((name, stateName("waiting"), ""))
         self._fill(rows)
         self._onChange()

@@ -95,6 +95,8 @@ class ConceptsPart:
 
     def setText(self, text: str) -> None:
         """Replace the text, without suggestions."""
+        if text == self.ui.conceptsEdit.plainText:  # the cursor stays
+            return
         self._filling = True
         try:
             self.ui.conceptsEdit.setPlainText(text)

@@ -9,12 +9,15 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .options import EngineSettings
+from .options import DEVICES, EngineSettings
 from .task import UserError
 from .widget_run import progressText
 
 PREFIX = "MedicalSAM3/"
-KEYS = {"kind": "Engine", "url": "Address", "token": "Token", "certificate": "Certificate", "python": "Python"}
+KEYS = {
+    "kind": "Engine", "url": "Address", "token": "Token", "certificate": "Certificate", "python": "Python",
+    "device": "Device",
+}  # fmt: skip
 
 
 class EnginePart:
@@ -41,6 +44,7 @@ class EnginePart:
             edit.connect("editingFinished()", self._changed)
         for edit in (ui.certificateEdit, ui.pythonEdit):
             edit.connect("currentPathChanged(QString)", self._changed)
+        ui.deviceBox.connect("currentIndexChanged(int)", self._changed)
         ui.testButton.connect("clicked()", self.test)
         ui.freeButton.connect("clicked()", self.free)
         ui.stopButton.connect("clicked()", self.stop)
@@ -57,6 +61,7 @@ class EnginePart:
             token=ui.tokenEdit.text.strip(),
             certificate=ui.certificateEdit.currentPath.strip(),
             python=ui.pythonEdit.currentPath.strip(),
+            device=DEVICES[max(ui.deviceBox.currentIndex, 0)],
         )
 
     def say(self, text: str) -> None:
@@ -85,7 +90,7 @@ class EnginePart:
         remote = bool(self.ui.remoteRadio.checked)
         for edit in (self.ui.urlEdit, self.ui.tokenEdit, self.ui.certificateEdit):
             edit.enabled = remote
-        for widget in (self.ui.pythonEdit, self.ui.installButton, self.ui.stopButton):
+        for widget in (self.ui.pythonEdit, self.ui.deviceBox, self.ui.installButton, self.ui.stopButton):
             widget.enabled = not remote
         self.ui.installButton.toolTip = (
             _("A server does the work: nothing has to be installed here.")
@@ -139,12 +144,14 @@ class EnginePart:
         self.ui.remoteRadio.checked = settings.kind == "remote"
         self.ui.urlEdit.text, self.ui.tokenEdit.text = settings.url, settings.token
         self.ui.certificateEdit.currentPath, self.ui.pythonEdit.currentPath = settings.certificate, settings.python
+        self.ui.deviceBox.currentIndex = DEVICES.index(settings.device)
 
 
 def readSettings() -> EngineSettings:
     """As they were when Slicer was used last."""
     values = {name: str(slicer.util.settingsValue(PREFIX + key, "") or "") for name, key in KEYS.items()}
     values["kind"] = "remote" if values["kind"] == "remote" else "local"
+    values["device"] = values["device"] if values["device"] in DEVICES else ""
     return EngineSettings(**values)
 
 

@@ -34,14 +34,11 @@ class ModelsPart:
         self._models: list[Mapping[str, Any]] = []
         self._names = [AUTOMATIC]
         self.task: Any = None
-        chosen = str(slicer.util.settingsValue(MODEL_SETTING, AUTOMATIC))
-        if chosen != AUTOMATIC:
-            self._names.append(chosen)
-            ui.modelBox.addItem(chosen)
-            ui.modelBox.currentIndex = 1
+        self.show(usualModel())
         ui.modelBar.visible = False
         ui.licenceLabel.setTextInteractionFlags(qt.Qt.TextSelectableByMouse | qt.Qt.TextSelectableByKeyboard)
-        ui.modelBox.connect("currentIndexChanged(int)", self._chosen)
+        ui.modelBox.connect("currentIndexChanged(int)", self._shown)
+        ui.modelBox.connect("activated(int)", self._chosen)
         ui.downloadButton.connect("clicked()", self.onDownload)
         ui.verifyButton.connect("clicked()", self.verify)
         ui.removeButton.connect("clicked()", self.remove)
@@ -51,6 +48,14 @@ class ModelsPart:
     def model(self) -> str:
         """Name of the chosen model."""
         return self._names[max(self.ui.modelBox.currentIndex, 0)]
+
+    def show(self, name: str) -> None:
+        """Choose a model, whether the engine has it or not; "" = the one that the user chose last."""
+        name = name or usualModel()
+        if name not in self._names:
+            self._names.append(name)
+            self.ui.modelBox.addItem(_("{name} (not known to the engine)").format(name=name) if self._models else name)
+        self.ui.modelBox.currentIndex = self._names.index(name)
 
     def refresh(self) -> None:
         """Ask the engine which models there are."""
@@ -131,16 +136,20 @@ class ModelsPart:
     def _listed(self, models: list[Mapping[str, Any]]) -> None:
         chosen, self._models = self.model(), list(models)
         self._names = [AUTOMATIC, *(entry["name"] for entry in models)]
+        self.ui.modelBox.blockSignals(True)  # nobody chooses while the list is filled
         while self.ui.modelBox.count > 1:
             self.ui.modelBox.removeItem(1)
         for entry in models:
             self.ui.modelBox.addItem(
                 _("{title} ({state})").format(title=entry["title"], state=stateName(entry["state"]))
             )
-        self.ui.modelBox.currentIndex = self._names.index(chosen) if chosen in self._names else 0
+        self.show(chosen)
+        self.ui.modelBox.blockSignals(False)
 
     def _chosen(self, *ignored: object) -> None:
-        qt.QSettings().setValue(MODEL_SETTING, self.model())
+        qt.QSettings().setValue(MODEL_SETTING, self.model())  # by the user, not by a scene
+
+    def _shown(self, *ignored: object) -> None:
         self.ui.licenceCheckBox.checked = False
         self.update()
         self._onChange()
@@ -150,6 +159,11 @@ class ModelsPart:
             return next((entry for entry in self._models if entry["name"] == self.model()), {})
         ready = [entry for entry in self._models if entry["state"] == "ready"]
         return ready[0] if len(ready) == 1 else {}
+
+
+def usualModel() -> str:
+    """The model that the user chose last, in whatever scene."""
+    return str(slicer.util.settingsValue(MODEL_SETTING, AUTOMATIC))
 
 
 def modelText(entry: Mapping[str, Any]) -> str:

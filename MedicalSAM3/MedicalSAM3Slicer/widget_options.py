@@ -7,9 +7,8 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from .options import AGAIN, OVERLAPS, RunOptions
-
-SPEEDS = ("balanced", "fast", "exact")
+from .choices import Choices
+from .options import AGAIN, MODES, OVERLAPS, SPEEDS, RunOptions
 
 
 class OptionsPart:
@@ -24,8 +23,13 @@ class OptionsPart:
     def __init__(self, ui: Any, sequenceOf: Callable[[Any], Any], onChange: Callable[[], None]) -> None:
         self.ui, self._sequenceOf = ui, sequenceOf
         self._segmentIds: list[str] = [""]
-        for box in (ui.againBox, ui.overlapBox, ui.insideBox, ui.speedBox):
+        self._range = "", 0
+        for box in (ui.againBox, ui.overlapBox, ui.insideBox, ui.modeBox, ui.speedBox):
             box.connect("currentIndexChanged(int)", onChange)
+        for box in (ui.separateCheckBox, ui.framesCheckBox, ui.freeMemoryCheckBox):
+            box.connect("toggled(bool)", onChange)
+        for box in (ui.firstSliceBox, ui.lastSliceBox):
+            box.connect("valueChanged(int)", onChange)
         ui.roiSelector.connect("currentNodeChanged(vtkMRMLNode*)", onChange)
         ui.slicesCheckBox.connect("toggled(bool)", self._enableSlices)
         ui.slicesCheckBox.connect("toggled(bool)", onChange)
@@ -39,7 +43,7 @@ class OptionsPart:
         ui = self.ui
         slices = (ui.firstSliceBox.value - 1, ui.lastSliceBox.value) if ui.slicesCheckBox.checked else None
         return RunOptions(
-            settings={"speed": SPEEDS[ui.speedBox.currentIndex]},
+            settings={"mode": MODES[ui.modeBox.currentIndex], "speed": SPEEDS[ui.speedBox.currentIndex]},
             model=model,
             overlap=OVERLAPS[ui.overlapBox.currentIndex],
             insideSegmentId=self._segmentIds[max(ui.insideBox.currentIndex, 0)],
@@ -69,14 +73,36 @@ class OptionsPart:
         """Whether all frames of the sequence that the volume shows are to be segmented."""
         return bool(self.ui.framesCheckBox.checked)
 
+    def show(self, choices: Choices) -> None:
+        """Show what a scene brings; of a range of slices what the volume has."""
+        ui = self.ui
+        self.showVolume()
+        self.showSegments()
+        ui.roiSelector.setCurrentNode(choices.roi)
+        ui.againBox.currentIndex = ("", *AGAIN).index(choices.again)
+        ui.overlapBox.currentIndex = OVERLAPS.index(choices.overlap)
+        known = choices.insideSegmentId in self._segmentIds
+        ui.insideBox.currentIndex = self._segmentIds.index(choices.insideSegmentId) if known else 0
+        ui.modeBox.currentIndex = MODES.index(choices.mode)
+        ui.speedBox.currentIndex = SPEEDS.index(choices.speed)
+        ui.slicesCheckBox.checked = choices.slices is not None
+        if choices.slices is not None:
+            ui.firstSliceBox.value, ui.lastSliceBox.value = choices.slices[0] + 1, choices.slices[1]
+        ui.separateCheckBox.checked = choices.instances
+        ui.framesCheckBox.checked = choices.eachFrame and bool(ui.framesCheckBox.enabled)
+        ui.freeMemoryCheckBox.checked = choices.freeMemory
+
     def showVolume(self, *ignored: object) -> None:
-        """Fit the range of slices and the box for sequences to the chosen volume."""
+        """Fit the range of slices and the box for sequences to the chosen volume; the same volume keeps its range."""
         volume = self.ui.inputSelector.currentNode()
         image = volume.GetImageData() if volume is not None else None
         count = image.GetDimensions()[2] if image is not None else 1
-        for box, value in ((self.ui.firstSliceBox, 1), (self.ui.lastSliceBox, count)):
-            box.maximum = count
-            box.value = value
+        fitted = (volume.GetID() if volume is not None else "", count)
+        if self._range != fitted:
+            self._range = fitted
+            for box, value in ((self.ui.firstSliceBox, 1), (self.ui.lastSliceBox, count)):
+                box.maximum = count
+                box.value = value
         hasFrames = volume is not None and self._sequenceOf(volume) is not None
         self.ui.framesCheckBox.enabled = hasFrames
         self.ui.framesCheckBox.checked = self.ui.framesCheckBox.checked and hasFrames

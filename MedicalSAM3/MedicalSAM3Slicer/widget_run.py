@@ -30,21 +30,21 @@ class RunPart:
         ticker: Polls the run.
         concepts, options, results: The parts of the panel that a run reads from and writes to.
         model: Gives the name of the chosen model.
+        onStart: Called before a run begins.
         onChange: Called when a run has begun or ended.
         onDone: Called when a run was done: there is an engine now.
     """
 
     def __init__(
         self, ui: Any, logic: Any, ticker: Ticker, concepts: ConceptsPart, options: OptionsPart, results: ResultsPart,
-        model: Callable[[], str], onChange: Callable[[], None], onDone: Callable[[], None],
+        model: Callable[[], str], onStart: Callable[[], None], onChange: Callable[[], None],
+        onDone: Callable[[], None],
     ) -> None:  # fmt: skip
         self.ui, self.logic, self._ticker = ui, logic, ticker
         self._concepts, self._options, self._results = concepts, options, results
-        self._model, self._onChange, self._onDone = model, onChange, onDone
+        self._model, self._onStart, self._onChange, self._onDone = model, onStart, onChange, onDone
         self.run: Any = None
-        self._estimate: Any = None
         ui.segmentButton.connect("clicked()", self.onSegment)
-        ui.predictButton.connect("clicked()", self.predict)
         ui.replaceButton.connect("clicked()", lambda: self._start("replace"))
         ui.addButton.connect("clicked()", lambda: self._start("add"))
         ui.dontButton.connect("clicked()", self._hideQuestion)
@@ -68,8 +68,8 @@ class RunPart:
             self.run.cancel()
             self._ticker.tick()
             return
-        if self._reason():
-            self.say(self._reason())
+        if reason := self.reason():
+            self.say(reason)
             return
         again = self._options.againChoice()
         there = [] if again else self._alreadyThere()
@@ -78,41 +78,35 @@ class RunPart:
         else:
             self._start(again or "replace")
 
+    def reason(self) -> str:
+        """Why a run cannot start; "" where it can."""
+        if self._volume() is None:
+            return _("Load and choose a volume first.")
+        volume, concepts, options, target = self.asked()
+        return self._options.reason() or self.logic.why(volume, concepts, target, options)
+
     def update(self) -> None:
         """Say what the button does, or in its tooltip why it does nothing."""
-        running, reason = self.isRunning(), self._reason()
+        running, reason = self.isRunning(), self.reason()
         self.ui.segmentButton.text = _("Cancel") if running else _("Segment")
         self.ui.segmentButton.enabled = running or not reason
         tip = _("End the run. The scene stays as it was.") if running else _("Segment the concepts (Ctrl+Enter).")
         self.ui.segmentButton.toolTip = tip if running or not reason else reason
-        self.ui.predictButton.enabled = not running and not reason and self._estimate is None
-        self.ui.predictButton.toolTip = reason or _("Ask how long this run will take and how much memory it needs.")
 
     def discard(self) -> None:
         """End what goes on, for a scene that closes."""
-        for task in (self.run, self._estimate):
-            if task is not None:
-                task.cancel()
+        if self.run is not None:
+            self.run.cancel()
         self._ticker.tick()
 
-    def predict(self) -> None:
-        """Ask the engine what the run would take."""
-        try:
-            self._estimate = self.logic.estimate(self._volume(), self._concepts.concepts(), self._runOptions("replace"))
-        except UserError as error:
-            self.say(str(error))
-            return
-        self.say(_("Asking the engine..."))
-        self._ticker.follow(self._estimate, lambda task: self.say(progressText(task.progress)), self._predicted)
-        self._onChange()
-
-    def _predicted(self, task: Any) -> None:
-        self._estimate = None
-        self.say({"done": lambda: task.result.sentence, "failed": lambda: task.error}.get(task.state, lambda: "")())
-        self._onChange()
+    def asked(self) -> tuple[Any, list[str], RunOptions, Any]:
+        """Volume, concepts, options and segmentation of the run that the panel shows."""
+        target = self.ui.outputSelector.currentNode()
+        return self._volume(), self._concepts.concepts(), self._runOptions("replace"), target
 
     def _start(self, again: str) -> None:
         self._hideQuestion()
+        self._onStart()
         concepts = self._concepts.concepts()
         self._results.clear()
         self.say("")
@@ -158,16 +152,6 @@ class RunPart:
 
     def _runOptions(self, again: str) -> RunOptions:
         return self._options.options(again, self._model())
-
-    def _reason(self) -> str:
-        if self._volume() is None:
-            return _("Load and choose a volume first.")
-        return self._options.reason() or self.logic.why(
-            self._volume(),
-            self._concepts.concepts(),
-            self.ui.outputSelector.currentNode(),
-            self._runOptions("replace"),
-        )
 
     def _alreadyThere(self) -> list[str]:
         """The concepts that the segmentation holds already."""

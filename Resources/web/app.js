@@ -6,7 +6,8 @@ import { byId, element, save, say } from "./dom.js";
 import { centre } from "./masks.js";
 import { asOne, chooseSeries, droppedFiles } from "./opening.js";
 import { Results } from "./results.js";
-import { addNotices, cancelJob, fetchSegments, followJob, forgetJob, keptJob, showNotices, sliceAxis, startJob } from "./run.js";
+import { addNotices, cancelJob, fetchSegments, followJob, forgetJob, keptJob, removeImage, showNotices, sliceAxis, startJob } from "./run.js";
+import { chosenSettings, offerSettings } from "./settings.js";
 import { wireToken } from "./token.js";
 import { upload } from "./upload.js";
 import { megabytes, percent, sizeLine } from "./words.js";
@@ -17,7 +18,7 @@ const MODEL_WAIT_MS = 2000;
 const viewer = new Viewer();
 const results = new Results(viewer);
 const concepts = new ConceptField(update);
-const page = { volume: null, job: null, running: false, opening: null, limits: {} };
+const page = { volume: null, job: null, jobIds: [], running: false, opening: null, limits: {} };
 
 function showError(error) {
   byId("error").hidden = !error;
@@ -32,6 +33,7 @@ function update() {
   button.disabled = page.running ? !page.job : !(page.volume && concepts.all().length);
   for (const opener of document.querySelectorAll("#drop button")) opener.disabled = page.running;
   byId("progress-block").hidden = !page.running && !page.opening;
+  byId("forget").hidden = !page.volume || page.running;
 }
 
 /** Runs an action; what goes wrong is shown as its sentence. */
@@ -47,15 +49,29 @@ async function attempt(action) {
   }
 }
 
-/** A new image takes the place of the old one; what is still on its way for that is stopped. */
-async function openWith(action) {
-  page.opening?.abort();
-  const opening = new AbortController();
-  Object.assign(page, { opening, volume: null });
+/** Nothing of the image in front of the reader. */
+function clearImage() {
+  Object.assign(page, { volume: null, job: null, jobIds: [] });
   forgetJob();
   results.hide();
   showNotices([]);
   viewer.clear();
+}
+
+/** What the reader sent leaves the server now, and not only when its time is up. */
+const removeFromServer = () => attempt(async () => {
+  await removeImage(page.volume, page.jobIds);
+  clearImage();
+  byId("image-line").textContent = "No image yet.";
+  say("The image and its results are no longer on the server.");
+});
+
+/** A new image takes the place of the old one; what is still on its way for that is stopped. */
+async function openWith(action) {
+  page.opening?.abort();
+  const opening = new AbortController();
+  page.opening = opening;
+  clearImage();
   update();
   await attempt(async () => {
     try {
@@ -123,7 +139,7 @@ async function segment() {
   results.begin(concepts.all());
   await attempt(async () => {
     try {
-      await watch(await startJob(page.volume.volume_id, concepts.all()));
+      await watch(await startJob(page.volume.volume_id, concepts.all(), chosenSettings()));
     } catch (error) {
       results.stop("no answer");
       throw error;
@@ -136,6 +152,7 @@ async function segment() {
 /** Follows a job to its end and shows what it found. */
 async function watch(job) {
   page.job = job;
+  page.jobIds.push(job.job_id);
   update();
   const ended = await followJob(job, (finding) => results.answer(finding));
   page.job = ended;
@@ -193,6 +210,7 @@ function wire() {
       if (files.length) openFiles(files);
     });
   }
+  byId("forget").addEventListener("click", removeFromServer);
   byId("ask").addEventListener("submit", (event) => {
     event.preventDefault();
     if (page.running) attempt(() => cancelJob(page.job));
@@ -215,12 +233,13 @@ function wire() {
   });
 }
 
-/** What the model is, as soon as an engine has loaded it. */
+/** What the model is, as soon as an engine has loaded it, and what can be chosen. */
 async function showModel() {
   for (;;) {
-    const { model, limits } = await getJson("v1/capabilities");
+    const { model, limits, settings_schema: schema } = await getJson("v1/capabilities");
     page.limits = limits ?? {};
     if (model) {
+      offerSettings(schema, await getJson("v1/models"), model.name);
       byId("model-line").textContent = model.demonstration
         ? "Demonstration model: it shows that the parts work, and no more."
         : `Model ${model.name}.`;

@@ -12,12 +12,21 @@ export const keptJob = () => sessionStorage.getItem(KEPT);
 export const forgetJob = () => sessionStorage.removeItem(KEPT);
 
 /** Starts a job. Asked again with the same key, the server runs it once. */
-export async function startJob(volumeId, concepts) {
+export async function startJob(volumeId, concepts, chosen) {
   const headers = { "Idempotency-Key": randomId() };
-  const order = { volume_id: volumeId, concepts, settings: {} };
+  const order = { volume_id: volumeId, concepts, ...chosen };
   const job = await patiently(() => postJson("v1/jobs", order, { headers }));
   sessionStorage.setItem(KEPT, job.job_id);
   return job;
+}
+
+/** Takes an image and the results of its jobs off the server; what is gone already is as good. */
+export async function removeImage(volume, jobIds) {
+  for (const path of [...jobIds.map((id) => `v1/jobs/${id}`), `v1/volumes/${volume.volume_id}`]) {
+    await call("DELETE", path).catch((error) => {
+      if (error.status !== 404) throw error;
+    });
+  }
 }
 
 export const cancelJob = (job) => postJson(`v1/jobs/${job.job_id}/cancel`, {});

@@ -1,6 +1,6 @@
 """All benchmarks by one command, each a table of numbers of one run.
 
-python -m Testing.benchmarks.bench                         all but the full size, half an hour or more on two cores
+python -m Testing.benchmarks.bench                         all but the full size, an hour or more on two cores
 python -m Testing.benchmarks.bench --full                  also SAM3's full size: 5 GB of memory, minutes
 python -m Testing.benchmarks.bench --only volume,prompts   some
 python -m Testing.benchmarks.bench --markdown              for the README

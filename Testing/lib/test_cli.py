@@ -100,6 +100,29 @@ def test_objects_apart_reach_file_report_and_table(tmp_path: Path, call: Call, m
     assert set(labels[labels > 0]) == {1, 2}
 
 
+def test_surfaces_are_written_beside_the_result_and_what_has_none_is_refused(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trimesh", reason="needs the extra 'surface'")
+    pytest.importorskip("vtkmodules", reason="needs the extra 'surface'")
+    grey = ball_hu()
+    grey[:] = 0
+    grey[1:4, 5:15, 5:15] = 255
+    block = write_image(tmp_path / "block.nii.gz", grey)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    monkeypatch.setattr(registry, "load_model", lambda *_, **__: fake_model({"liver": (0.75, 1.5)}))
+    words = ("segment", block, "--speed", "exact", "-o", "a.nii.gz", "--report", "a.json", "--surface")
+    code, out, err = call(*words, "a.stl", "-c", "liver", "-c", "nonsense")
+    assert code == 0, err
+    assert "Wrote a_liver.stl" in out
+    # An answer all the same: the other files are there, and the table says why.
+    code, out, err = call(*words, "b.stl", "-c", "nonsense")
+    assert (code, "not found" in out) == (2, True)
+    assert "b.stl was not written" in one_line(err)
+    assert files_in(Path()) == ["a.json", "a.labels.json", "a.nii.gz", "a_liver.stl"]
+
+
 def test_what_the_run_had_to_do_without_is_said_and_reported(
     image: Path, model: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +255,8 @@ def test_a_name_that_the_user_gave_is_replaced(image: Path, model: Path, call: C
         (["--report", "nowhere/a.json"], "nowhere"),
         (["--report", "a.txt"], ".json"),
         (["--preview", "a.jpg"], ".png"),
+        (["--surface", "a.ply"], ".stl"),
+        (["--surface", "nowhere/a.stl"], "nowhere"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_the_model_is_loaded(

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from MedicalSAM3Lib.cli_show import RESEARCH_NOTICE, byte_bar, findings_table, model_notices, progress_bars, waiting
-from MedicalSAM3Lib.structures import Finding, ObjectPart, Progress
+from MedicalSAM3Lib.structures import Finding, Measures, ObjectPart, Progress
 
 FOUND = Finding("[red]liver", "found", presence=0.987, confidence=0.5, voxels=120, volume_ml=1.26, slice_range=(3, 7))
 ABSENT = Finding("brain", "not_found", reason="presence below 0.50", presence=0.02)
@@ -49,6 +49,18 @@ def test_objects_are_counted_where_they_were_kept_apart() -> None:
         assert row_of(lines, "rib")[-2:] == ["3", ""]
         assert row_of(lines, "brain")[-2:] == ["", "presence below 0.50"]
     assert not any("Objects" in line for line in shown([FOUND]))
+
+
+def test_measures_are_shown_where_there_is_room_for_them() -> None:
+    measures = Measures(41.4, 22.6, 5, 50.0, (0.0, 1.0, 2.0), -12.345, 6.789)
+    liver = replace(FOUND, measures=measures)
+    lines = shown([liver, ABSENT], with_measures=True)
+    assert row_of(lines, "liver")[6:] == ["41 x 23", "-12.35 ± 6.79", ""]
+    assert row_of(lines, "brain")[6:8] == ["", ""]
+    colour = replace(FOUND, measures=replace(measures, intensity_mean=None, intensity_sd=None))
+    assert row_of(shown([liver], is_2d=True, with_measures=True), "liver")[-1] == "-12.35 ± 6.79"
+    assert row_of(shown([colour], is_2d=True, with_measures=True), "liver")[-1] == ""
+    assert not any("mm" in line for line in shown([liver]))
 
 
 def test_dice_has_a_column_that_is_blank_where_there_is_none() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from MedicalSAM3Lib import estimate as module
 from MedicalSAM3Lib import features, meter
 from MedicalSAM3Lib.config import SegmentSettings, make_settings
-from MedicalSAM3Lib.errors import PromptError, RunError, SettingsError
+from MedicalSAM3Lib.errors import Cancelled, PromptError, RunError, SettingsError
 from MedicalSAM3Lib.estimate import Estimate, Size, estimate, host_bytes, label_bytes, stage_seconds
 from MedicalSAM3Lib.feature_store import FeatureStore
 from MedicalSAM3Lib.model import Masks, Pyramid, Queries, Slices, TextFeatures
@@ -215,6 +215,21 @@ def test_no_features_are_kept_however_it_ends(clock: Clock, monkeypatch: pytest.
         estimate(rod(), phrases_of(model), model, exact())
     assert len(made) >= 3
     assert sum(store.nbytes for store in made) == 0
+
+
+def test_whoever_waits_no_more_ends_it_between_two_steps(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise Cancelled("The job was cancelled.")
+
+    model = worker(clock)
+    monkeypatch.setattr(model.model, "decode_masks", lambda *_: pytest.fail("it went on"))
+    with pytest.raises(Cancelled):
+        estimate(rod(), phrases_of(model), model, exact(), check)
+    assert len(calls) == 3
 
 
 def test_what_does_not_fit_is_said_with_its_sizes(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from MedicalSAM3Lib import model_folder
+from MedicalSAM3Lib import atomic, model_folder
 from MedicalSAM3Lib.architecture import from_config, full_size, read_json, to_config
 from MedicalSAM3Lib.concepts import load_concepts
 from MedicalSAM3Lib.errors import OutputError, WeightsError
@@ -120,14 +120,14 @@ def test_a_failed_save_leaves_the_older_folder_as_it_was(folder: Path, tmp_path:
 def test_a_failed_swap_puts_the_older_folder_back(
     folder: Path, model: MedicalSam3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace = model_folder.os.replace
+    replace = atomic.os.replace
 
     def fails_for_the_new(source: Path, target: Path) -> None:
         if Path(source).name == "new":
             raise OSError(5, "No")
         replace(source, target)
 
-    monkeypatch.setattr(model_folder.os, "replace", fails_for_the_new)
+    monkeypatch.setattr(atomic.os, "replace", fails_for_the_new)
     with pytest.raises(OutputError, match="Expected to write the model folder 'small', but no; "):
         save(folder, model)
     verify_sums(folder)

@@ -43,6 +43,20 @@ def test_a_report_with_every_state_fits_the_schema(record, validator, tmp_path):
     assert report["settings"]["speed"] == "exact"
 
 
+def test_a_report_holds_the_measures_of_what_was_found_in_their_units(record, validator):
+    report = json.loads(json.dumps(make_report(record)))
+    liver, *others = report["findings"]
+    assert [finding["measures"] for finding in others] == [None, None]
+    assert liver["measures"]["axial_long_mm"] == pytest.approx(44, abs=5)
+    assert liver["measures"]["intensity_mean"] == 255
+    for damage in ({"axial_long_mm": -1}, {"centroid_lps_mm": [0, 0]}, {"name": "Doe"}, {"intensity_sd": -1}):
+        damaged = json.loads(json.dumps(report))
+        damaged["findings"][0]["measures"] |= damage
+        assert not validator.is_valid(damaged)
+    others[0]["measures"] = liver["measures"]
+    assert not validator.is_valid(report)
+
+
 def test_a_report_lists_the_objects_that_were_kept_apart(validator):
     volume, _ = spheres({255.0: (0.2, 0.5, 0.5), 250.0: (0.8, 0.5, 0.5)})
     settings = make_settings(speed="exact", instances=True)
@@ -71,6 +85,7 @@ def test_a_report_lists_the_objects_that_were_kept_apart(validator):
         ("slice_range", None),
         ("extra", 1),
         ("objects", None),
+        ("measures", None),
     ],
 )
 def test_the_schema_refuses_a_finding_that_contradicts_itself(record, validator, key, value):

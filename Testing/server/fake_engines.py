@@ -12,6 +12,7 @@ from MedicalSAM3Lib import result_files, volume_files
 from MedicalSAM3Lib.concepts import colour_of
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.engine_port import Answer, EngineState, ModelFacts, OnAnswer, OnChange, Order
+from MedicalSAM3Lib.measures import measure
 from MedicalSAM3Lib.report import InputRecord, ModelRecord, RunRecord
 from MedicalSAM3Lib.structures import Codes, Finding, Segmentation
 
@@ -119,7 +120,7 @@ def write_fake_results(order: Order) -> None:
         findings.append(
             Finding(phrase, "found", presence=0.9, confidence=0.8, voxels=voxels, volume_ml=voxels * volume.voxel_ml,
                     slice_range=(0, mask.shape[0] - 1), instances=1, colour=colour_of(phrase), codes=Codes(),
-                    layer=layer, label=label)
+                    layer=layer, label=label, measures=measure(mask, volume))
         )  # fmt: skip
     layers = layers or [np.zeros(mask.shape, np.uint16)]
     confidence = mask.astype(np.float32) if order.settings["confidence_map"] else None

@@ -18,6 +18,7 @@ import numpy as np
 
 from MedicalSAM3Lib import volume_preview
 from MedicalSAM3Lib.concepts import load_concepts
+from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.files import list_series, read_volume, write_segmentation
 from MedicalSAM3Lib.resources import resource
 from MedicalSAM3Lib.routes_page import HEADERS
@@ -54,6 +55,7 @@ class World:
         self.volumes: dict[str, Volume] = {}
         self.uploads: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, Job] = {}
+        self.orders: list[dict[str, Any]] = []
         self.seen: list[str] = []
         self.changed = threading.Condition()
 
@@ -169,6 +171,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self.handle_any("PUT")
 
+    def do_DELETE(self) -> None:
+        self.handle_any("DELETE")
+
     def handle_any(self, method: str) -> None:
         parts = urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -203,7 +208,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def get_capabilities(self) -> None:
         model = {"name": "tiny", "demonstration": True, "notice": "Demonstration model."}
-        self.answer({"api": "1", "model": model, "limits": {"upload_bytes": 50_000_000, "chunk_bytes": 65536}})
+        limits = {"upload_bytes": 50_000_000, "chunk_bytes": 65536}
+        schema = SegmentSettings.model_json_schema()
+        self.answer({"api": "1", "model": model, "limits": limits, "settings_schema": schema})
+
+    def get_models(self) -> None:
+        self.answer([
+            {"name": "tiny", "title": "Tiny", "state": "ready", "demonstration": True},
+            {"name": "clinic", "title": "Clinic's own", "state": "ready", "demonstration": False},
+            {"name": "away", "title": "Elsewhere", "state": "absent", "demonstration": False},
+        ])  # fmt: skip
 
     def get_concepts(self) -> None:
         typed = self.query["q"].lower()
@@ -233,6 +247,16 @@ class Handler(BaseHTTPRequestHandler):
         if name not in self.world.volumes:
             return self.refuse(404, "volume", "Expected a volume of yours; send it again.")
         return self.preview(self.world.volumes[name]) if what else self.volume(name)
+
+    def delete_volumes(self, name: str) -> None:
+        del self.world.volumes[name]
+        self.reply(b"", "application/json", status=204)
+
+    def delete_jobs(self, name: str) -> None:
+        job = self.world.jobs.pop(name, None)
+        if job:
+            return self.answer(self.job(job))
+        return self.refuse(404, "job", "Expected a job of yours.")
 
     def preview(self, volume: Volume) -> None:
         volume_preview.write(self.world.folder, volume)
@@ -284,6 +308,7 @@ class Handler(BaseHTTPRequestHandler):
             self.world.tell(job, "cancelled", {})
             return self.answer(self.job(job))
         order = json.loads(self.body)
+        self.world.orders.append(order)
         job = Job(f"job{len(self.world.jobs)}", order["volume_id"], order["concepts"])
         self.world.jobs[job.name] = job
         threading.Thread(target=self.world.run, args=(job,), daemon=True).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -14,6 +15,7 @@ from MedicalSAM3Lib import volume_files
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.exports import FORMATS, Unfit, write
 from MedicalSAM3Lib.masks_wire import PackedMask, unpack
+from MedicalSAM3Lib.measures import measured
 from MedicalSAM3Lib.report import InputRecord, ModelRecord, RunRecord
 from MedicalSAM3Lib.resources import resource
 from MedicalSAM3Lib.result_files import mask_path, read_report, read_segmentation, read_segments, write_results
@@ -56,6 +58,8 @@ def test_a_picture_keeps_its_colours(tmp_path: Path) -> None:
 def test_results_come_back_to_the_voxel(tmp_path: Path, make: object, overlap: bool) -> None:
     volume = volume_of()
     segmentation = make(volume, overlap=overlap)  # type: ignore[operator]
+    findings = measured(segmentation.findings, segmentation.layers, volume)
+    segmentation = replace(segmentation, findings=findings)
     write_results(tmp_path, segmentation, record_of(volume, segmentation))
     found = read_segmentation(tmp_path)
     assert found.findings == segmentation.findings

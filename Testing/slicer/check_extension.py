@@ -1,7 +1,8 @@
 """What the Slicer extensions index checks, run here: ``python -m Testing.slicer.check_extension``.
 
 Names, catalogue entry, licence, icon and screenshots, size, what happens at file scope, how torch comes, and whether
-downloads can be removed. It needs no network: that the addresses answer shows only once the repository is public.
+downloads can be removed. It needs no network: that the addresses answer shows only once the repository is public. What
+is left to do before the extension is submitted is said at the end, and with ``--submission`` is a failure.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from Testing.slicer import repository_address
 
 NAME = "MedicalSAM3"
 SCHEMA = re.compile(
@@ -62,6 +65,21 @@ def top_level_cmake(root: Path) -> Iterator[str]:
     for name in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "DEPENDS"):
         if not re.search(rf'set\(EXTENSION_{name} "[^"]+"\)', text):
             yield f'no set(EXTENSION_{name} "...")'
+
+
+def one_address(root: Path) -> Iterator[str]:
+    """All files say the same address of the repository."""
+    yield from repository_address.others(root)
+
+
+def address_is_set(root: Path) -> Iterator[str]:
+    """The address is that of a repository, not a placeholder."""
+    if repository_address.owner(root) in ("", repository_address.UNSET):
+        yield (
+            f"the repository's address is not set: {repository_address.UNSET} stands for the account that holds it. "
+            "Before the extension is submitted to the extensions index: "
+            f"python -m Testing.slicer.repository_address https://github.com/ACCOUNT/{repository_address.NAME}"
+        )
 
 
 def pictures(root: Path) -> Iterator[str]:
@@ -141,12 +159,15 @@ def module_files(root: Path) -> list[Path]:
 
 
 CHECKS: tuple[Callable[[Path], Iterator[str]], ...] = (
-    catalogue_entry, top_level_cmake, pictures, licence, size, file_scope, torch_by_its_extension,
+    catalogue_entry, top_level_cmake, one_address, pictures, licence, size, file_scope, torch_by_its_extension,
     downloads_can_be_removed, module_readme,
 )  # fmt: skip
 
 
-def main() -> int:
+BEFORE_SUBMISSION = (address_is_set,)
+
+
+def main(words: Sequence[str] = ()) -> int:
     """Print a line for each check; 1 where something is wrong."""
     root, wrong = Path(__file__).resolve().parents[2], 0
     for check in CHECKS:
@@ -155,8 +176,12 @@ def main() -> int:
         print(f"{'ok  ' if not found else 'FAIL'} {check.__name__}")
         for line in found:
             print(f"       {line}")
+    for check in BEFORE_SUBMISSION:
+        for line in check(root):
+            wrong += "--submission" in words
+            print(f"TO DO {check.__name__}\n       {line}")
     return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

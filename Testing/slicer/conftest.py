@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+NEVER_MS = 3_600_000
 HAS_SLICER = find_spec("slicer") is not None
 
 if HAS_SLICER:
@@ -48,6 +50,33 @@ def slow_world(tmp_path: Path) -> Iterator[Any]:
 
     with serving_world(tmp_path, at_once=False) as world:
         yield world
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module, not opened yet, in an empty scene with empty settings. It asks no engine by itself."""
+    import slicer
+
+    from Testing.slicer.harness import pythonqt
+    from Testing.slicer.harness.application import Module, boot
+
+    boot()
+    sys.modules["qt"].QSettings().clear()
+    slicer.mrmlScene.Clear(0)
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)  # as the application has it
+    pythonqt.FAULTS.clear()
+    module = Module()
+    monkeypatch.setattr("MedicalSAM3Slicer.widget_prediction.WAIT_MS", NEVER_MS)
+    yield module
+    module.close()
+    slicer.mrmlScene.Clear(0)
+    assert pythonqt.FAULTS == []
+
+
+@pytest.fixture
+def panel(module: Any) -> Any:
+    """The opened panel."""
+    return module.open()
 
 
 @pytest.fixture

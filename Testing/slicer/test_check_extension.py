@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from Testing.slicer import check_extension as checks
+from Testing.slicer import repository_address as address
 
 
 @pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
@@ -27,6 +28,43 @@ def copy(repository: Path, tmp_path: Path) -> Path:
         shutil.copytree(repository / "Resources" / name, tmp_path / "Resources" / name)
     shutil.copy(repository / "Resources" / "MedicalSAM3.json", tmp_path / "Resources")
     return tmp_path
+
+
+def test_the_address_has_to_be_set_before_submission(copy: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    address.write(copy, "https://github.com/some-body/SlicerMedicalSAM3")
+    assert list(checks.address_is_set(copy)) == []
+    for file in (address.ENTRY, *address.REPEATED):
+        text = (copy / file).read_text(encoding="utf-8")
+        assert "/some-body/SlicerMedicalSAM3" in text
+        assert "OWNER" not in text
+    for check in (checks.one_address, checks.top_level_cmake, checks.pictures, checks.catalogue_entry):
+        assert list(check(copy)) == []
+    entry = copy / address.ENTRY
+    entry.write_text(entry.read_text(encoding="utf-8").replace("some-body", "OWNER"), encoding="utf-8")
+    assert any("not set" in line for line in checks.address_is_set(copy))
+    assert len(list(checks.one_address(copy))) == 2
+    monkeypatch.setattr(checks, "CHECKS", ())
+    monkeypatch.setattr(checks, "BEFORE_SUBMISSION", (lambda root: checks.address_is_set(copy),))
+    monkeypatch.setattr(checks.BEFORE_SUBMISSION[0], "__name__", "address_is_set", raising=False)
+    assert (checks.main(), checks.main(["--submission"])) == (0, 1)
+    assert "before the extension is submitted" in capsys.readouterr().out.casefold()
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "https://github.com/OWNER/SlicerMedicalSAM3", "https://github.com/a/Other", "http://github.com/a/SlicerMedicalSAM3",
+     "https://github.com/a b/SlicerMedicalSAM3", "https://example.org/a/SlicerMedicalSAM3"],
+)  # fmt: skip
+def test_what_is_no_address_changes_nothing(copy: Path, given: str) -> None:
+    before = [(copy / name).read_bytes() for name in (address.ENTRY, *address.REPEATED)]
+    with pytest.raises(ValueError, match=r"expected https://github\.com/ACCOUNT/SlicerMedicalSAM3"):
+        address.write(copy, given)
+    assert [(copy / name).read_bytes() for name in (address.ENTRY, *address.REPEATED)] == before
+
+
+def test_an_address_of_the_command_line_is_needed(capsys) -> None:
+    assert address.main([]) == address.main(["x", "y"]) == address.main(["x"]) == 2
+    assert "usage" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -47,6 +85,8 @@ def test_a_wrong_entry_is_found(copy: Path, change: dict, said: str) -> None:
     [
         ("CMakeLists.txt", "project(MedicalSAM3)", "project(Other)", checks.top_level_cmake),
         ("CMakeLists.txt", "slicer.png", "gone.png", checks.pictures),
+        ("CMakeLists.txt", "github.com/OWNER", "github.com/other", checks.one_address),
+        ("MedicalSAM3/MedicalSAM3Slicer/sample.py", "OWNER", "other", checks.one_address),
         ("LICENSE.txt", "Apache License", "Other", checks.licence),
         ("MedicalSAM3/MedicalSAM3.py", "import qt\n", "import qt\nimport torch\n", checks.file_scope),
         ("MedicalSAM3/MedicalSAM3.py", "import qt\n", "import qt\nprint(1)\n", checks.file_scope),

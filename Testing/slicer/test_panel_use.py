@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slicer
@@ -19,35 +17,22 @@ from PySide6 import QtCore, QtWidgets
 from PySide6.QtTest import QTest
 
 from MedicalSAM3Lib.presets import load_presets
-from Testing.slicer import mrml
 from Testing.slicer.engine_world import World
-from Testing.slicer.harness import pythonqt, qt_modules
-from Testing.slicer.harness.application import Module, boot
-from Testing.slicer.harness.using import load_volume, type_text, wait_for
+from Testing.slicer.harness import qt_modules
+from Testing.slicer.harness.application import Module
+from Testing.slicer.harness.using import (
+    ENTER,
+    finish_run,
+    lines,
+    load_volume,
+    make_volume,
+    segment_names,
+    type_text,
+    use,
+    wait_for,
+)  # fmt: skip
 
 CONTROL = QtCore.Qt.KeyboardModifier.ControlModifier
-ENTER = QtCore.Qt.Key.Key_Return
-
-
-@pytest.fixture
-def module() -> Iterator[Module]:
-    """The module, not opened yet, in an empty scene with empty settings."""
-    boot()
-    sys.modules["qt"].QSettings().clear()
-    slicer.mrmlScene.Clear(0)
-    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)  # as the application has it
-    pythonqt.FAULTS.clear()
-    module = Module()
-    yield module
-    module.close()
-    slicer.mrmlScene.Clear(0)
-    assert pythonqt.FAULTS == []
-
-
-@pytest.fixture
-def panel(module: Module) -> Any:
-    """The opened panel."""
-    return module.open()
 
 
 @pytest.fixture
@@ -59,32 +44,8 @@ def asking(panel: Any, slow_world: World) -> Any:
     return panel
 
 
-def use(panel: Any, url: str, token: str = "") -> None:
-    """Choose a server as a user does."""
-    panel.ui.remoteRadio.click()
-    for edit, text in ((panel.ui.urlEdit, url), (panel.ui.tokenEdit, token)):
-        edit.clear()
-        type_text(edit, text)
-        QTest.keyClick(edit, ENTER)
-
-
-def make_volume(name: str = "CT") -> Any:
-    values = np.zeros((6, 7, 8), np.int16)
-    values[1:4, 1:5, 0:3], values[1:3, 2:6, 4:7] = 1, 2
-    return mrml.volume(values, name=name)
-
-
-def lines(table: Any) -> list[list[str]]:
-    return [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
-
-
 def node_names() -> list[str]:
     return [slicer.mrmlScene.GetNthNode(index).GetID() for index in range(slicer.mrmlScene.GetNumberOfNodes())]
-
-
-def segment_names(node: Any) -> list[str]:
-    inner = node.GetSegmentation()
-    return [inner.GetSegment(one).GetName() for one in inner.GetSegmentIDs()]
 
 
 def test_button_says_why_it_is_grey(panel: Any) -> None:
@@ -145,13 +106,6 @@ def test_a_concept_that_is_there_asks_replace_or_add(asking: Any, slow_world: Wo
     assert slow_world.sent() == 1
     asking.ui.undoButton.click()
     assert segment_names(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]) == ["liver"]
-
-
-def finish_run(panel: Any, world: World) -> None:
-    panel.ui.segmentButton.click()
-    wait_for(lambda: world.engines.running)
-    world.finish()
-    wait_for(lambda: not panel.run.isRunning())
 
 
 def test_cancel_frees_the_panel_and_leaves_the_scene(asking: Any, slow_world: World) -> None:
@@ -269,8 +223,11 @@ def test_batch_shows_a_state_for_each_volume(panel: Any, world: World, tmp_path:
     qt_modules.Picked.answer = str(tmp_path)
     panel.ui.batchSceneButton.click()
     panel.ui.batchFolderButton.click()
-    assert not panel.ui.batchButton.enabled
     panel.concepts.setText("liver")
+    assert "looked through" in panel.ui.batchButton.toolTip
+    assert not panel.ui.batchButton.enabled
+    wait_for(lambda: panel.batch.search is None)
+    assert panel.ui.statusLabel.text == "Images found in the folder: 1."
     assert panel.ui.batchButton.enabled
     panel.ui.batchButton.click()
     wait_for(lambda: not panel.batch.isRunning())
@@ -280,13 +237,15 @@ def test_batch_shows_a_state_for_each_volume(panel: Any, world: World, tmp_path:
     assert "2 of 3 volumes done, 1 failed" in panel.ui.statusLabel.text
 
 
-def test_prediction_is_a_sentence(panel: Any, world: World) -> None:
-    use(panel, world.url)
-    make_volume()
-    panel.concepts.setText("liver")
-    panel.ui.predictButton.click()
-    wait_for(lambda: panel.ui.predictButton.enabled)
-    assert "min" in panel.ui.statusLabel.text or " s" in panel.ui.statusLabel.text
+def test_a_folder_with_nothing_is_a_sentence_and_a_dialog_that_was_closed_is_nothing(
+    panel: Any, tmp_path: Path
+) -> None:
+    for answer, said in (("", ""), (str(tmp_path), "The folder holds no image")):
+        qt_modules.Picked.answer = answer
+        panel.ui.batchFolderButton.click()
+        wait_for(lambda: panel.batch.search is None)
+        assert panel.ui.statusLabel.text.startswith(said)
+        assert lines(panel.ui.batchTable) == []
 
 
 def test_diagnostics_hold_no_secret(panel: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from MedicalSAM3Lib.concepts import find_concept
 from MedicalSAM3Lib.errors import SettingsError
 from Training.dataset_spec import concept_id, load_spec, load_spec_file, published, ready_layouts
 
@@ -43,6 +44,7 @@ def test_a_description_says_everything_a_person_needs(name: str) -> None:
     for concept in spec.concepts():
         assert concept == concept.lower().strip()
         assert concept_id(concept).replace("_", "a").isalnum()
+        assert find_concept(concept) is not None, concept
 
 
 def test_ready_layouts_need_a_name_of_their_own_only() -> None:
