@@ -68,5 +68,5 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(PY)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
-	$(INSTALL) -e '.[train,server,surface,dev,slicer]'
+	$(INSTALL) -e '.[train,server,dicom,surface,dev,slicer]'
 	touch $@ $(VENV)/.base

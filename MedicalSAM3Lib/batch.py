@@ -31,6 +31,10 @@ MOST_STARTS = 3
 """Engines that end as often before any was ready will not come."""
 MOST_TRIES = 2
 """A case whose engine died is tried once more: perhaps it was not the case."""
+OTHER_WEIGHTS = (
+    "Expected the weights that the run began with, got others: the model was exchanged meanwhile, or another host has "
+    "one of the same name. Copy the same model to all hosts and run it again."
+)
 ENDS_ALL = ("weights", "disk_full")
 """What would fail every other case, too."""
 
@@ -180,6 +184,8 @@ class Batch:
     def _write(self, job: Job) -> None:
         start = time.perf_counter()
         new, report = write_case(job.folder, job.case.case_id, job.notices)
+        if self._plan.report_hash not in ("", report["model"]["weights_hash"]):
+            return self._end_all(RunError(OTHER_WEIGHTS))
         failed = [finding for finding in report["findings"] if finding["state"] == "failed"]
         job.seconds["write"] = round(time.perf_counter() - start, 3)
         state: State = "incomplete" if failed else "done"
@@ -187,6 +193,7 @@ class Batch:
         self._folder.keep(new, record_of(job, self._plan, state, "concept" if failed else "", reason, report))
         self._engines.drop_features([job.folder / "volume"])
         self._end(job, Outcome(job.case.case_id, state, reason))
+        return None
 
     def _failed(self, job: Job, code: str, message: str) -> None:
         for file in job.case.files[:1]:  # a message may name the file, and that its patient

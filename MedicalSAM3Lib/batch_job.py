@@ -31,13 +31,15 @@ class Plan:
     Attributes:
         settings: For all.
         model: As the engines know it.
-        weights_hash: SHA-256 of its weights.
+        weights_hash: SHA-256 over the model with all that belongs to it.
+        report_hash: SHA-256 of its weights, as each report must name it; empty asks for none.
         retry_failed: Whether to try again what failed before as it is.
     """
 
     settings: SegmentSettings
     model: str
     weights_hash: str
+    report_hash: str = ""
     retry_failed: bool = False
 
 

@@ -45,6 +45,12 @@ Devices = Annotated[
 Threads = Annotated[
     int, typer.Option("--threads", min=0, rich_help_panel=options.RUN, help="Of the CPU a process; 0 shares the cores.")
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", rich_help_panel=options.RUN, help="Segment on a Ray cluster; 'local' starts one here."
+    ),
+]
 
 
 def batch(
@@ -56,6 +62,7 @@ def batch(
     workers: Workers = 1,
     devices: Devices = None,
     threads: Threads = 0,
+    ray: Ray = None,
     model: options.ModelName = "auto",
     speed: options.Speed = "balanced",
     window: options.Window = "auto",
@@ -86,7 +93,7 @@ def batch(
         check_concepts(asked)
     cohort = find_cases(inputs, asked, output)
     places = choose_devices(devices, workers)
-    run(cohort, output, settings, model, places, threads=threads, retry_failed=retry_failed, quiet=quiet)
+    run(cohort, output, settings, model, places, ray=ray, threads=threads, retry_failed=retry_failed, quiet=quiet)
 
 
 def choose_devices(devices: str | None, workers: int) -> tuple[str, ...]:
@@ -108,7 +115,7 @@ def choose_devices(devices: str | None, workers: int) -> tuple[str, ...]:
 
 def run(
     cohort: Cohort, output: Path, settings: SegmentSettings, model: str, devices: tuple[str, ...], *,
-    threads: int, retry_failed: bool, quiet: bool,
+    ray: str | None, threads: int, retry_failed: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Find the model, choose the engines, work through the cases, tell what came of them.
 
@@ -116,15 +123,18 @@ def run(
 
     Raises:
         RunError: A case failed; the results of the others are written.
+        SettingsError: The Ray cluster cannot be had.
     """
     from MedicalSAM3Lib import registry
     from MedicalSAM3Lib.batch_job import Plan
+    from MedicalSAM3Lib.engine_choice import choose_engines
     from MedicalSAM3Lib.engine_process import EngineOptions
-    from MedicalSAM3Lib.engines import ProcessEngines
 
     folder = registry.resolve(model).resolve()
-    plan = Plan(settings, str(folder), weights_hash_of(folder), retry_failed)
-    engines = ProcessEngines(EngineOptions(devices, str(folder), threads, settings.memory_budget_gb))
+    # Other hosts know a model by its name; here it is this very folder, whatever is installed meanwhile.
+    known_as = str(folder) if ray is None else model
+    plan = Plan(settings, known_as, *hashes_of(folder), retry_failed=retry_failed)
+    engines = choose_engines(EngineOptions(devices, known_as, threads, settings.memory_budget_gb), ray)
     work(cohort, output, plan, engines, quiet=quiet)
 
 
@@ -160,22 +170,24 @@ def work(cohort: Cohort, output: Path, plan: Plan, engines: Engines, *, quiet: b
         raise RunError(f"{failed} of {len(cohort.cases)} cases failed{again}; the page and the summary say why.")
 
 
-def weights_hash_of(folder: Path) -> str:
-    """SHA-256 over a model as its folder lists it, or over the files of another layout.
+def hashes_of(folder: Path) -> tuple[str, str]:
+    """SHA-256 over a model with all that belongs to it, and that of its weights, as reports name it.
 
     Raises:
         WeightsError: There is nothing to hash.
     """
     import hashlib
 
-    from MedicalSAM3Lib.model_folder import SUMS_FILE, sha256_of
+    from MedicalSAM3Lib.model_folder import SUMS_FILE, WEIGHTS_FILE, listed_sums, sha256_of
 
     if (folder / SUMS_FILE).is_file():
-        return sha256_of(folder / SUMS_FILE)
+        return sha256_of(folder / SUMS_FILE), listed_sums(folder)[WEIGHTS_FILE]
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:
         raise WeightsError("Expected a model, got an empty folder; choose another with --model.")
-    return hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest()
+    from MedicalSAM3Lib.model_import import hash_of
+
+    return hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest(), hash_of(folder)
 
 
 def _told(outcomes: Counter[str], passed_over: int, with_parquet: bool) -> list[str]:

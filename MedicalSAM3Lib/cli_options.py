@@ -37,7 +37,8 @@ OutputPath = Annotated[
         "-o",
         metavar="FILE",
         rich_help_panel=FILES,
-        help="Result: .seg.nrrd, .nii, .nii.gz, or .png for a 2D image. A file of that name is replaced. "
+        help="Result: .seg.nrrd, .nii, .nii.gz, or .png for a 2D image; of a DICOM series .seg.dcm (DICOM SEG), "
+        ".labelmap.dcm or .rtstruct.dcm. A file of that name is replaced. "
         "Without it: INPUT's name with .seg.nrrd in the current folder, which must not be there yet.",
     ),
 ]
@@ -102,6 +103,15 @@ ConfidencePath = Annotated[
         metavar="FILE",
         rich_help_panel=FILES,
         help="Confidence of each voxel, 0 to 1: .nii.gz or .nrrd.",
+    ),
+]
+Send = Annotated[
+    str | None,
+    typer.Option(
+        "--send",
+        metavar="URL",
+        rich_help_panel=FILES,
+        help="Store the DICOM result in this archive as well (DICOMweb), such as https://archive/dicom-web.",
     ),
 ]
 ModelName = Annotated[

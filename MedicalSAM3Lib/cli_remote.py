@@ -91,13 +91,13 @@ def run(
         MedicalSAM3Error: What a stage cannot do, here or on the server.
         RunError: A concept failed; the results of the others are written.
     """
-    from MedicalSAM3Lib import cli_show, files
-    from MedicalSAM3Lib.cli_segment import check_outputs, raise_failed, write_files
+    from MedicalSAM3Lib import cli_show
+    from MedicalSAM3Lib.cli_segment import check_outputs, raise_failed, read_source, write_files
     from MedicalSAM3Lib.interpret import check_concepts
 
     client, notices = remote.connect(), list[str]()
     with cli_show.waiting("Reading the image", quiet=quiet):
-        volume = files.read_volume(source.path, series=source.series, frame=source.frame, on_notice=notices.append)
+        volume = read_source(source, outputs, notices.append)
     check_outputs(outputs, volume)
     check_concepts(concepts)
     told = client.check()

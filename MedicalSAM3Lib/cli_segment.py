@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from MedicalSAM3Lib import cli_options as options
-from MedicalSAM3Lib.errors import OutputError, RunError, SettingsError
+from MedicalSAM3Lib.errors import NothingFound, OutputError, RunError, SettingsError
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.config import SegmentSettings
@@ -30,13 +30,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Where a run writes; None where it was not asked to."""
+    """Where a run writes, and the archive it sends to; None where it was not asked to."""
 
     segmentation: Path
     report: Path | None
     preview: Path | None
     confidence: Path | None = None
     surface: Path | None = None
+    send: str | None = None
 
     def paths(self) -> list[Path]:
         """All files that were named for the run to write."""
@@ -53,6 +54,7 @@ def segment(
     preview: options.PreviewPath = None,
     confidence: options.ConfidencePath = None,
     surface: options.SurfacePath = None,
+    send: options.Send = None,
     model: options.ModelName = "auto",
     device: options.Device = "auto",
     speed: options.Speed = "balanced",
@@ -99,7 +101,7 @@ def segment(
         memory_budget_gb=memory_budget,
     )
     concepts = options.asked_concepts(concept, preset)
-    outputs = choose_outputs(input_path, output, report, preview, confidence, surface)
+    outputs = choose_outputs(input_path, output, report, preview, confidence, surface, send)
     work = _here_or_there(server, token_file, certificate)
     work(Source(input_path, series, frame), concepts, outputs, model, settings, quiet=quiet)
 
@@ -126,22 +128,24 @@ def choose_outputs(
     preview: Path | None,
     confidence: Path | None = None,
     surface: Path | None = None,
+    send: str | None = None,
 ) -> Outputs:
     """Settle and check where a run writes, before anything is computed.
 
     Raises:
+        SettingsError: What is to be sent is no DICOM object, or its address none of an archive.
         OutputError: A file cannot be written there, is the input itself, is named twice, or the name chosen
             for the user is taken (what a user names is replaced, what we name never replaces anything).
         SettingsError: The packages for surfaces are missing.
     """
-    from MedicalSAM3Lib.files import check_output
+    from MedicalSAM3Lib.files import check_output, is_dicom_result
     from MedicalSAM3Lib.outputs import CONFIDENCE_SUFFIXES, sidecar_path
 
     if segmentation is None:
         segmentation = default_output(source)
         if segmentation.exists():
             raise OutputError(f"{segmentation} is there already: choose the result's name with --output.")
-    outputs = Outputs(segmentation, report, preview, confidence, surface)
+    outputs = Outputs(segmentation, report, preview, confidence, surface, send)
     # A label map brings its sidecar, whose name a report could take.
     resolved = [path.resolve() for path in (*outputs.paths(), sidecar_path(segmentation))]
     if source.resolve() in resolved:
@@ -149,6 +153,12 @@ def choose_outputs(
     if len(set(resolved)) < len(resolved):
         raise OutputError("Two outputs have the same name: choose another for one of them.")
     check_output(segmentation)
+    if send is not None:
+        from MedicalSAM3Lib.dicom_send import check_send
+
+        if not is_dicom_result(segmentation):
+            raise SettingsError("send: expected a DICOM result to send; name it with -o, such as out.seg.dcm.")
+        check_send(send)
     for path, suffixes in ((report, (".json",)), (preview, (".png",)), (confidence, CONFIDENCE_SUFFIXES)):
         if path is not None:
             check_output(path, suffixes)
@@ -176,11 +186,11 @@ def run(
         MedicalSAM3Error: What a stage cannot do; see ``errors``.
         RunError: A concept failed; the results of the others are written.
     """
-    from MedicalSAM3Lib import cli_show, files
+    from MedicalSAM3Lib import cli_show
 
     notices: list[str] = []
     with cli_show.waiting("Reading the image", quiet=quiet):
-        volume = files.read_volume(source.path, series=source.series, frame=source.frame, on_notice=notices.append)
+        volume = read_source(source, outputs, notices.append)
     check_outputs(outputs, volume)
     from MedicalSAM3Lib import pipeline, registry  # torch: only once the image is known to be good
     from MedicalSAM3Lib.interpret import read_all
@@ -216,6 +226,19 @@ def check_outputs(outputs: Outputs, volume: Volume) -> None:
         check_surface(outputs.surface, volume)
 
 
+def read_source(source: Source, outputs: Outputs, on_notice: Callable[[str], None]) -> Volume:
+    """The volume; with a gantry tilt only where all that is written of it lies on its own slices.
+
+    Raises:
+        InputError: It cannot be read or used.
+        GeometryError: Its axes are not at right angles.
+    """
+    from MedicalSAM3Lib import files
+
+    tilted = files.is_dicom_result(outputs.segmentation) and outputs.confidence is None and outputs.surface is None
+    return files.read_volume(source.path, series=source.series, frame=source.frame, tilted=tilted, on_notice=on_notice)
+
+
 def write_outputs(outputs: Outputs, volume: Volume, segmentation: Segmentation, record: RunRecord) -> list[str]:
     """As ``write_files``, of a run in this process."""
     from MedicalSAM3Lib.report import make_report
@@ -231,24 +254,48 @@ def write_files(outputs: Outputs, volume: Volume, segmentation: Segmentation, re
 
     Raises:
         OutputError: A file cannot be written.
+        ServerError: The archive did not keep the segmentation, which is written all the same.
     """
-    from MedicalSAM3Lib import files, preview
+    from MedicalSAM3Lib import preview
     from MedicalSAM3Lib.outputs import write_confidence
     from MedicalSAM3Lib.report import save_report
 
-    files.write_segmentation(outputs.segmentation, segmentation, volume)
+    is_there = _write_segmentation(outputs.segmentation, volume, segmentation, report)
     if outputs.report is not None:
         save_report(outputs.report, report)
     if outputs.preview is not None:
         preview.write_preview(outputs.preview, volume, segmentation)
     if outputs.confidence is not None:
         write_confidence(outputs.confidence, segmentation)
-    written = [path for path in outputs.paths() if path != outputs.surface]
+    written = [path for path in outputs.paths() if path not in (outputs.segmentation, outputs.surface)]
     if outputs.surface is not None and any(finding.state == "found" for finding in segmentation.findings):
         from MedicalSAM3Lib.surface import write_surface
 
         written += write_surface(outputs.surface, segmentation)
-    return [f"Wrote {path}" for path in written]
+    if not is_there:
+        nothing = f"Nothing was found, and a DICOM object cannot be empty: {outputs.segmentation} is not there."
+        return [nothing, *(f"Wrote {path}" for path in written)]
+    lines = [f"Wrote {path}" for path in (outputs.segmentation, *written)]
+    if outputs.send is not None:
+        from MedicalSAM3Lib.dicom_send import send
+
+        send(outputs.segmentation, outputs.send)
+        lines.append(f"Sent {outputs.segmentation.name} to the archive.")
+    return lines
+
+
+def _write_segmentation(path: Path, volume: Volume, segmentation: Segmentation, report: Mapping[str, Any]) -> bool:
+    """Write it; False where nothing was found and the format cannot say so."""
+    from MedicalSAM3Lib import files
+
+    model = f"{report['model']['name']} {report['model']['weights_hash'][:12]}"
+    try:
+        files.write_segmentation(path, segmentation, volume, model)
+    except NothingFound:
+        # An answer, and the report has it; a file of an earlier run must not pass for the result of this one.
+        path.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def raise_failed(findings: Sequence[Finding], outputs: Outputs) -> None:

@@ -136,16 +136,11 @@ def make_engines(settings: ServerSettings) -> Engines:
     Raises:
         SettingsError: The Ray cluster cannot be had.
     """
+    from MedicalSAM3Lib.engine_choice import choose_engines
     from MedicalSAM3Lib.engine_process import EngineOptions
-    from MedicalSAM3Lib.engines import ProcessEngines
 
     options = EngineOptions(settings.devices, settings.model, settings.threads or 0, settings.feature_gb)
-    if settings.ray is not None:
-        from MedicalSAM3Lib.ray_cluster import connect
-        from MedicalSAM3Lib.ray_engines import RayEngines
-
-        return RayEngines(connect(settings.ray, options), options)
-    return ProcessEngines(options)
+    return choose_engines(options, settings.ray)
 
 
 def _url(settings: ServerSettings, port: int) -> str:

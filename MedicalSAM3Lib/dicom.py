@@ -1,35 +1,26 @@
 """Read DICOM: what a folder holds, one series of it as a volume, one file as a picture.
 
-Headers come through pydicom, pixels through SimpleITK (GDCM), which decodes RLE, JPEG, lossless JPEG,
-JPEG-LS and JPEG 2000, applies each slice's own rescale slope and intercept, and shows MONOCHROME1 with
-bright as high. No name, date or identifier of a patient leaves this file.
+Headers come through pydicom (``dicom_headers.py``), pixels through SimpleITK (GDCM), which decodes RLE, JPEG,
+lossless JPEG, JPEG-LS and JPEG 2000, applies each slice's own rescale slope and intercept, and shows MONOCHROME1
+with bright as high; those of enhanced objects come through pydicom (``dicom_frames.py``). No name, date or identifier
+of a patient leaves these files.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from MedicalSAM3Lib.dicom_stack import SliceHeader, affine_of, order_slices
+from MedicalSAM3Lib.dicom_frames import read_frames
+from MedicalSAM3Lib.dicom_headers import read_headers
+from MedicalSAM3Lib.dicom_stack import SliceHeader, affine_of, frames_in_words, order_slices, stacks_of
 from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.guards import pick_frame, require_memory
-from MedicalSAM3Lib.structures import Volume
-
-TAGS = [
-    "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "Rows", "Columns", "PixelSpacing",
-    "ImagerPixelSpacing", "SliceThickness", "SpacingBetweenSlices", "NumberOfFrames", "SamplesPerPixel",
-    "ImageOrientationPatient", "ImagePositionPatient", "TemporalPositionIdentifier", "AcquisitionNumber",
-    "InstanceNumber", "StudyInstanceUID",
-]  # fmt: skip
-
-NOT_IMAGES = ("SEG", "PR", "SR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE")
-"""Modalities of objects that describe images and may lie in the same folder."""
+from MedicalSAM3Lib.structures import DicomFrame, Volume
 
 MOST_LISTED = 12
 """Series named in an error message; ``list_series`` gives all."""
@@ -83,7 +74,7 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def scan_folder(folder: Path) -> tuple[Series, ...]:
+def scan_folder(folder: Path, notice: OnNotice | None = None) -> tuple[Series, ...]:
     """Read the headers of all DICOM images under a folder and sort them into series.
 
     A series whose images differ in orientation, size or spacing (a scout with its stack) counts as several.
@@ -94,7 +85,7 @@ def scan_folder(folder: Path) -> tuple[Series, ...]:
     if not folder.is_dir():
         raise InputError("Expected a folder with a DICOM series, got a path that is not a folder; check it.")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    found = sort_into_series(path for path in files if is_dicom(path))
+    found = sort_into_series((path for path in files if is_dicom(path)), notice)
     if not found:
         raise InputError(
             f"Expected a folder with DICOM images, got {len(files)} files and none is one; check the path."
@@ -102,16 +93,14 @@ def scan_folder(folder: Path) -> tuple[Series, ...]:
     return found
 
 
-def sort_into_series(files: Iterable[Path]) -> tuple[Series, ...]:
+def sort_into_series(files: Iterable[Path], notice: OnNotice | None = None) -> tuple[Series, ...]:
     """Read the headers of DICOM files and sort them into series, as ``scan_folder``; those without an image are left
     out."""
-    groups: dict[tuple[Any, ...], list[SliceHeader]] = defaultdict(list)
-    for path in files:
-        header = _read_header(path)
-        if header is not None:
-            groups[header.stack_key].append(header)
-    ordered = sorted(groups.values(), key=lambda group: (group[0].number or 0, -len(group), group[0].stack_key))
-    return tuple(Series(_describe(place, group), tuple(group)) for place, group in enumerate(ordered, start=1))
+    found = [read_headers(path) for path in files]
+    stacks = stacks_of(header for headers in found for header in headers or ())
+    if notice and stacks and None in found:
+        notice(f"{found.count(None)} DICOM files have a damaged header and were left out.")
+    return _as_series(stacks)
 
 
 def read_folder(folder: Path, series: int | str | None, frame: int | None, notice: OnNotice) -> Volume:
@@ -126,47 +115,89 @@ def read_folder(folder: Path, series: int | str | None, frame: int | None, notic
     Raises:
         InputError: No such series or several; slices missing, twice or unevenly spaced; damaged pixels.
     """
-    return read_series(choose_series(scan_folder(folder), series), frame, notice)
+    return read_series(choose_series(scan_folder(folder, notice), series), frame, notice)
 
 
-def read_series(series: Series, frame: int | None, notice: OnNotice) -> Volume:
-    """Read a series of ``scan_folder`` as a volume; as ``read_folder``.
+def read_file(path: Path, series: int | str | None, frame: int | None, notice: OnNotice) -> Volume:
+    """Read one DICOM file: an enhanced object as a volume, any other as a picture, with its place in the patient.
 
-    Raises:
-        InputError: Slices missing, twice or unevenly spaced; damaged pixels.
-    """
-    headers = list(series.headers)
-    unique = {header.sop_uid or str(header.path): header for header in headers}
-    if len(unique) < len(headers):
-        notice(f"{len(headers) - len(unique)} files are copies of others in the series and were left out.")
-    headers = list(unique.values())
-    if len(headers) == 1:
-        return read_file(headers[0].path, frame)
-    frames, uneven = order_slices(headers)
-    if uneven:
-        notice(uneven)
-    stack = frames[pick_frame(frame, len(frames))]
-    first = stack[0]
-    shape = (len(stack), *first.shape, *((3,) if first.is_colour else ()))
-    require_memory(shape, 4)
-    array = np.empty(shape, np.float32)
-    for k, header in enumerate(stack):
-        array[k] = _read_pixels(header.path, 0)
-    return Volume(array, affine_of(stack), modality=first.modality, name=_name(first.modality))
-
-
-def read_file(path: Path, frame: int | None = None) -> Volume:
-    """Read one DICOM file as a picture, with its place in the patient where it has one.
+    Args:
+        path: The file.
+        series: Which stack of an enhanced object that holds several, as in ``read_folder``.
+        frame: Which one, where it holds several images at each position, or pictures without any.
+        notice: Called with what was put right.
 
     Raises:
         InputError: Not an image, several frames and none chosen, or damaged pixels.
     """
-    header = _read_header(path)
-    if header is None:
+    headers = read_headers(path)
+    if not headers:
         raise InputError("Expected a DICOM image, got a DICOM file without one (or a damaged header); choose another.")
+    return read_series(choose_series(_as_series(stacks_of(headers)), series), frame, notice)
+
+
+def _as_series(stacks: Iterable[list[SliceHeader]]) -> tuple[Series, ...]:
+    """Stacks in order of their series' number; of one series the largest first."""
+    ordered = sorted(stacks, key=lambda stack: (stack[0].number or 0, -len(stack), stack[0].series_uid))
+    return tuple(Series(_describe(place, stack), tuple(stack)) for place, stack in enumerate(ordered, start=1))
+
+
+def read_series(series: Series, frame: int | None, notice: OnNotice) -> Volume:
+    """Read a series of ``scan_folder`` as a volume, or its only image as a picture; as ``read_folder``.
+
+    Raises:
+        InputError: Slices missing, twice or unevenly spaced; damaged pixels.
+    """
+    headers: Sequence[SliceHeader] = series.headers
+    # Files that carry one identifier and lie at different places are different all the same.
+    unique = {(header.sop_uid or str(header.path), header.frame, header.position): header for header in headers}
+    if len(unique) < len(headers):
+        notice(f"{len(headers) - len(unique)} files are copies of others in the series and were left out.")
+    headers = list(unique.values())
+    first = headers[0]
+    if len(headers) == 1 and first.frame is None:
+        return _read_picture(first, frame)
+    frames, uneven = order_slices(headers)
+    if uneven:
+        notice(uneven)
+    stack = frames[pick_frame(frame, len(frames), frames_in_words(frames))]
+    shape = (len(stack), *first.shape, *((3,) if first.is_colour else ()))
+    require_memory(shape, 4)
+    array = np.empty(shape, np.float32)
+    for path, slices in _by_file(stack).items():
+        for k, pixels in zip(slices, _pixels_of(path, [stack[k].frame for k in slices]), strict=True):
+            array[k] = pixels
+    return Volume(
+        array,
+        affine_of(stack),
+        modality=first.modality,
+        is_2d=len(stack) == 1,
+        name=_name(first.modality),
+        dicom=tuple(DicomFrame(header.path, header.frame or 0) for header in stack),
+    )
+
+
+def _read_picture(header: SliceHeader, frame: int | None) -> Volume:
+    """A file that is one picture, or several of which nothing says where each lies."""
     index = pick_frame(frame, header.num_frames, "frames in one file (to have them as a volume, convert it to NIfTI)")
-    array = _read_pixels(path, index)
-    return Volume(array[None], affine_of([header]), header.modality, is_2d=True, name=_name(header.modality))
+    array = _read_pixels(header.path, index)
+    source = DicomFrame(header.path, index)
+    name = _name(header.modality)
+    return Volume(array[None], affine_of([header]), header.modality, is_2d=True, name=name, dicom=(source,))
+
+
+def _by_file(stack: Sequence[SliceHeader]) -> dict[Path, list[int]]:
+    """The slices of a stack that lie in each file."""
+    files: dict[Path, list[int]] = {}
+    for k, header in enumerate(stack):
+        files.setdefault(header.path, []).append(k)
+    return files
+
+
+def _pixels_of(path: Path, frames: Sequence[int | None]) -> Iterator[np.ndarray]:
+    """Pixels of frames of an enhanced object, or of a file's only image."""
+    chosen = [frame for frame in frames if frame is not None]
+    return read_frames(path, chosen) if chosen else iter([_read_pixels(path, 0)])
 
 
 def choose_series(found: Sequence[Series], wanted: int | str | None) -> Series:
@@ -191,46 +222,6 @@ def choose_series(found: Sequence[Series], wanted: int | str | None) -> Series:
     raise InputError(
         f"Expected one DICOM series, {got}; choose with series= (--series) by number (4) or place (#1). "
         f"Found {listing}."
-    )
-
-
-def _read_header(path: Path) -> SliceHeader | None:
-    """Header of an image; None for a DICOM object that is none, or that cannot be parsed."""
-    import pydicom
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
-            if "Rows" not in data or "Columns" not in data or data.get("Modality") in NOT_IMAGES:
-                return None
-            return _header_of(path, data)
-        # pydicom parses values on first use; a damaged one raises whatever its converter does.
-        except Exception:
-            return None
-
-
-def _header_of(path: Path, data: Any) -> SliceHeader:
-    """Typed header from a pydicom data set; raises ValueError or TypeError on values out of shape."""
-    spacing = data.get("PixelSpacing") or data.get("ImagerPixelSpacing") or (1.0, 1.0)
-    orientation, position = data.get("ImageOrientationPatient"), data.get("ImagePositionPatient")
-    number = data.get("SeriesNumber")
-    times = (data.get(name) for name in ("TemporalPositionIdentifier", "AcquisitionNumber", "InstanceNumber"))
-    return SliceHeader(
-        path=path,
-        sop_uid=str(data.get("SOPInstanceUID", "")),
-        series_uid=str(data.get("SeriesInstanceUID", "")),
-        study_uid=str(data.get("StudyInstanceUID", "")),
-        number=None if number is None else int(number),
-        modality=str(data.get("Modality", "")),
-        shape=(int(data.Rows), int(data.Columns)),
-        is_colour=int(data.get("SamplesPerPixel") or 1) == 3,
-        spacing_mm=(float(spacing[0]), float(spacing[1])),
-        thickness_mm=float(data.get("SpacingBetweenSlices") or data.get("SliceThickness") or 1.0),
-        num_frames=int(data.get("NumberOfFrames") or 1),
-        time_key=tuple(int(time or 0) for time in times),
-        orientation=tuple(float(cosine) for cosine in orientation) if orientation else None,
-        position=tuple(float(mm) for mm in position) if position else None,
     )
 
 

@@ -6,16 +6,23 @@ and ImagePositionPatient say where a slice is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from MedicalSAM3Lib.errors import InputError
+from MedicalSAM3Lib.geometry import ROUNDING_COSINE
 
 SAME_PLACE_MM = 0.01
 """Slices closer than this lie at one position: another phase, echo or direction of the same place."""
+
+SAME_COSINE = 0.01
+"""Direction cosines within this of each other are those of one orientation, written with few decimals."""
+
+MOST_LISTED = 12
+"""Times or b-values named in an error message."""
 
 UNEVEN_FRACTION = 0.05
 """A slice farther than this part of a step from its place in an even stack is not harmless."""
@@ -37,10 +44,13 @@ class SliceHeader:
         is_colour: Three values a pixel.
         spacing_mm: Between rows, between columns.
         thickness_mm: Between slices as the header says; used for a single image only.
-        num_frames: Frames in this one file.
-        time_key: Orders the images at one position: temporal position, acquisition, instance.
+        num_frames: Pictures in this one file, where nothing says where each lies.
+        time, b_value, echo_ms: What sets images at one position apart: temporal position, diffusion weighting in
+            s/mm2, echo time; 0 where there is none. All slices of a volume have the same.
+        taken: Trigger time, acquisition and instance, which order them further.
         orientation: Direction cosines of a row, then of a column, in LPS; None if not given.
         position: Centre of the first voxel in mm, LPS; None if not given.
+        frame: Which frame of an enhanced object this is, 0-based; None in a file of another kind.
     """
 
     path: Path
@@ -53,17 +63,47 @@ class SliceHeader:
     spacing_mm: tuple[float, float]
     thickness_mm: float
     num_frames: int
-    time_key: tuple[int, ...]
+    time: int
+    b_value: float
+    echo_ms: float
+    taken: tuple[float, ...]
     orientation: tuple[float, ...] | None
     position: tuple[float, ...] | None
+    frame: int | None = None
     study_uid: str = ""
 
     @property
     def stack_key(self) -> tuple[object, ...]:
-        """Equal for images that can lie in one volume."""
-        cosines = tuple(round(cosine, 2) + 0.0 for cosine in self.orientation or ())
+        """Equal for images that can lie in one volume, if they are parallel, too."""
         spacing = tuple(round(length, 3) for length in self.spacing_mm)
-        return (self.series_uid, cosines, self.shape, spacing, self.is_colour, self.num_frames)
+        return (self.series_uid, self.shape, spacing, self.is_colour, self.num_frames, self.frame is None)
+
+    @property
+    def kind(self) -> tuple[float, ...]:
+        """Equal for the slices of one volume among several at the same place."""
+        return (self.time, self.b_value, self.echo_ms)
+
+
+def stacks_of(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
+    """Sort images into stacks of one series, size, spacing and orientation, in order of their first image.
+
+    Orientations are compared and not rounded: rounding would part slices whose cosines jitter about a half.
+    """
+    stacks: dict[tuple[object, ...], list[list[SliceHeader]]] = {}
+    for header in headers:
+        alike = stacks.setdefault(header.stack_key, [])
+        stack = next((stack for stack in alike if _is_parallel(stack[0], header)), None)
+        if stack is None:
+            alike.append([header])
+        else:
+            stack.append(header)
+    return [stack for alike in stacks.values() for stack in alike]
+
+
+def _is_parallel(one: SliceHeader, other: SliceHeader) -> bool:
+    if one.orientation is None or other.orientation is None:
+        return one.orientation is other.orientation
+    return float(np.abs(np.subtract(one.orientation, other.orientation)).max()) <= SAME_COSINE
 
 
 def order_slices(headers: Sequence[SliceHeader]) -> tuple[list[list[SliceHeader]], str | None]:
@@ -77,7 +117,8 @@ def order_slices(headers: Sequence[SliceHeader]) -> tuple[list[list[SliceHeader]
         positions are uneven by rounding.
 
     Raises:
-        InputError: No positions, multi-frame files, positions missing, repeated here and there, or uneven.
+        InputError: No positions, multi-frame files, positions missing, repeated here and there, or uneven; or images
+            of several times, b-values or echoes that do not make whole volumes.
     """
     if any(header.num_frames > 1 for header in headers):
         raise InputError(
@@ -97,7 +138,26 @@ def order_slices(headers: Sequence[SliceHeader]) -> tuple[list[list[SliceHeader]
             "keep one acquisition in the folder."
         )
     frames = [list(frame) for frame in zip(*places, strict=True)]
+    if any(header.kind != frame[0].kind for frame in frames for header in frame):
+        raise InputError(
+            "Expected the same times, b-values and echoes at each slice position, got others here and there; "
+            "keep those in the folder that are whole."
+        )
     return frames, max((_check_even(frame) or "" for frame in frames), key=len) or None
+
+
+def frames_in_words(frames: Sequence[Sequence[SliceHeader]]) -> str:
+    """What the volumes at one place are, for a person who has to choose: "frames (b-value 0, 800)"."""
+    for name, values in (
+        ("b-value", [frame[0].b_value for frame in frames]),
+        ("echo time in ms", [frame[0].echo_ms for frame in frames]),
+        ("time", [float(frame[0].time) for frame in frames]),
+    ):
+        if len(set(values)) > 1:
+            return f"frames ({name} {', '.join(f'{value:g}' for value in values[:MOST_LISTED])}" + (
+                ", ...)" if len(values) > MOST_LISTED else ")"
+            )
+    return "frames"
 
 
 def affine_of(stack: Sequence[SliceHeader]) -> np.ndarray:
@@ -122,6 +182,26 @@ def affine_of(stack: Sequence[SliceHeader]) -> np.ndarray:
     return affine
 
 
+def without_tilt(ijk_to_lps: np.ndarray) -> tuple[np.ndarray, float]:
+    """An affine whose slices lie straight on each other, and by how many degrees they did not.
+
+    Args:
+        ijk_to_lps: As ``affine_of`` gave it. It comes back as it is, with 0.0, where only rounding is off.
+    """
+    i, j, k = ijk_to_lps[:3, :3].T
+    normal = np.cross(i, j)
+    length = float(np.linalg.norm(normal))
+    if length == 0.0:
+        return ijk_to_lps, 0.0  # no plane at all, which is refused elsewhere
+    straight = normal / length * float(k @ normal / length)
+    sine = float(np.linalg.norm(k - straight) / np.linalg.norm(k))
+    if sine <= ROUNDING_COSINE:
+        return ijk_to_lps, 0.0
+    affine = ijk_to_lps.copy()
+    affine[:3, 2] = straight
+    return affine, float(np.degrees(np.arcsin(min(sine, 1.0))))
+
+
 def _axes(header: SliceHeader) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Unit vectors along a row, along a column, and across the slice."""
     row, column = (np.array(header.orientation[at : at + 3]) for at in (0, 3))  # type: ignore[index]
@@ -141,7 +221,7 @@ def _group_by_place(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
             places.append([])
         places[-1].append(headers[at])
         previous = heights[at]
-    return [sorted(place, key=lambda header: header.time_key) for place in places]
+    return [sorted(place, key=lambda header: (header.kind, header.taken)) for place in places]
 
 
 def _check_even(stack: Sequence[SliceHeader]) -> str | None:

@@ -90,6 +90,12 @@ class OutputError(MedicalSAM3Error):
     code = "output"
 
 
+class NothingFound(OutputError):
+    """A format that cannot be empty was asked for, and no concept was found."""
+
+    code = "nothing_found"
+
+
 class WeightsError(MedicalSAM3Error):
     """A checkpoint or a model folder is damaged, incomplete, or of another kind."""
 

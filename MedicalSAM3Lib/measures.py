@@ -34,8 +34,10 @@ def measured(findings: Sequence[Finding], layers: Sequence[np.ndarray], volume: 
     Args:
         findings: In the order asked.
         layers: Label maps ``(K, J, I)``, as in ``Segmentation.layers``.
-        volume: The input.
+        volume: The input. Of one with a gantry tilt nothing is measured: its axes say not where a voxel is.
     """
+    if volume.is_tilted:
+        return tuple(findings)
     boxes = [ndimage.find_objects(layer) for layer in layers]
     return tuple(
         _measured(finding, layers[finding.layer], boxes[finding.layer], volume) if finding.state == "found" else finding

@@ -183,6 +183,21 @@ def verify_sums(folder: Path) -> dict[str, str]:
     Raises:
         WeightsError: A file is missing, not listed, or not the one that was written.
     """
+    sums = listed_sums(folder)
+    for name in MODEL_FILES:
+        if not (folder / name).is_file():
+            raise WeightsError(f"Expected {name} in '{folder.name}', it is missing; install the model again.")
+        if sha256_of(folder / name) != sums[name]:
+            raise WeightsError(f"{name} of '{folder.name}' was changed or damaged; install the model again.")
+    return sums
+
+
+def listed_sums(folder: Path) -> dict[str, str]:
+    """File name to SHA-256, as a model folder lists them; its files are not looked at.
+
+    Raises:
+        WeightsError: There is no list, or it names not all files of a model.
+    """
     try:
         lines = (folder / SUMS_FILE).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -191,10 +206,6 @@ def verify_sums(folder: Path) -> dict[str, str]:
     for name in MODEL_FILES:
         if name not in sums:
             raise WeightsError(f"Expected {name} in {SUMS_FILE} of '{folder.name}', it is not listed.")
-        if not (folder / name).is_file():
-            raise WeightsError(f"Expected {name} in '{folder.name}', it is missing; install the model again.")
-        if sha256_of(folder / name) != sums[name]:
-            raise WeightsError(f"{name} of '{folder.name}' was changed or damaged; install the model again.")
     return sums
 
 

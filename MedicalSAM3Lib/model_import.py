@@ -93,7 +93,7 @@ def load_any(path: Path) -> LoadedModel:
         preprocess=PreprocessSpec(image_size=model.image_size),
         presence=PresenceSpec.model_validate({}),
         name=path.stem,
-        weights_hash=_hash_of(path),
+        weights_hash=hash_of(path),
         is_demonstration=False,
         notice=NOT_CALIBRATED,
         card=path / CARD_FILE,
@@ -105,7 +105,7 @@ def _tokenizer_folder(source: Path) -> Path:
     return source if has_own else resource("tokenizer")
 
 
-def _hash_of(path: Path) -> str:
+def hash_of(path: Path) -> str:
     """SHA-256 of a file; of a folder, that of its weights file, or of the hashes of its shards.
 
     The index of the shards says nothing of their content: it is the same before and after fine-tuning.
@@ -125,7 +125,7 @@ def _card(name: str, source: Path, licence: str, has_tracker: bool, base: Path |
     if has_tracker:
         tracker = f"taken from {base.name} if the source had none" if base else "the source's own"
     return (
-        f"# {name}\n\nConverted from `{source.name}` (SHA-256 {_hash_of(source)}). Not trained or changed by this "
+        f"# {name}\n\nConverted from `{source.name}` (SHA-256 {hash_of(source)}). Not trained or changed by this "
         f"software.\n\n- Licence: {licence or 'that of the source; ask whoever gave you the file'}\n"
         f"- Tracker: {tracker}\n- Presence: not calibrated\n\nFor research; not a medical device.\n"
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,14 @@ import numpy as np
 from MedicalSAM3Lib.codes import Codes
 
 State = Literal["found", "not_found", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class DicomFrame:
+    """Where a slice lies on disk: a DICOM file, and which of its frames, 0-based (0 in a file of one image)."""
+
+    path: Path
+    frame: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,9 @@ class Volume:
         modality: DICOM code ("CT", "MR", "PT", ...), "RGB" or "GREY" for photographs, "" if unknown.
         is_2d: True for a photograph, a pathology tile or a single frame.
         name: A name for messages and files, without anything that identifies a patient.
+        is_tilted: Each slice lies shifted within its plane against the one before (a gantry tilt of CT). ``ijk_to_lps``
+            leaves that out, so results are true to their own slices only, and are written as DICOM.
+        dicom: The source of each slice k, where it was DICOM: what is written as DICOM refers to it. Else ().
     """
 
     array: np.ndarray
@@ -39,6 +51,8 @@ class Volume:
     modality: str = ""
     is_2d: bool = False
     name: str = "volume"
+    is_tilted: bool = False
+    dicom: tuple[DicomFrame, ...] = field(default=(), repr=False)
 
     @property
     def shape_kji(self) -> tuple[int, int, int]:

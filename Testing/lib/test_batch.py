@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,21 @@ def test_an_engine_is_given_nothing_before_its_last_answer_is_on_disk(images: Pa
     states, _ = run(images, out, engines=Greedy())
     assert set(states.values()) == {"done"}
     assert most == 1
+
+
+def test_other_weights_than_those_of_the_run_end_it(images: Path, tmp_path: Path) -> None:
+    named = replace(PLAN, report_hash="f" * 64)
+    with pytest.raises(RunError, match="weights that the run began with"):
+        run(images, tmp_path / "out", named)
+    assert not list((tmp_path / "out" / "cases").iterdir())
+    hash_of_oracle = json.loads(one_report(images, tmp_path / "other"))["model"]["weights_hash"]
+    states, _ = run(images, tmp_path / "out", replace(PLAN, report_hash=hash_of_oracle))
+    assert set(states.values()) == {"done"}
+
+
+def one_report(images: Path, out: Path) -> str:
+    run(images, out)
+    return (out / "cases" / "a" / "report.json").read_text(encoding="utf-8")
 
 
 def test_engines_that_never_start_end_the_run(images: Path, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_outputs_are_checked_before_anything_is_computed(tmp_path: Path) -> None
     for name in ("x.seg.nrrd", "x.nii", "x.nii.gz", "x.png"):
         files.check_output(tmp_path / name)
     files.check_output(tmp_path / "report.json", (".json",))
-    with pytest.raises(OutputError, match=r"ends in .seg.nrrd or .nii.gz or .nii or .png, got x.nrrd"):
+    with pytest.raises(OutputError, match=r"ends in .seg.nrrd or .nii.gz or .nii or .png or .dcm, got x.nrrd"):
         files.check_output(tmp_path / "x.nrrd")
     with pytest.raises(OutputError, match="a PNG mask is for one picture"):
         files.check_output(tmp_path / "x.png", volume=Volume(counting((2, 2, 2)), np.eye(4)))

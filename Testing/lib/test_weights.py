@@ -161,7 +161,7 @@ def test_the_hash_of_shards_is_that_of_their_content(tmp_path: Path) -> None:
     for content in (("one", "two"), ("one", "other"), ("two", "one")):
         for name, text in zip("12", content, strict=True):
             (tmp_path / name).write_text(text, encoding="ascii")
-        hashes.add(model_import._hash_of(tmp_path))
+        hashes.add(model_import.hash_of(tmp_path))
     assert len(hashes) == 3
 
 
