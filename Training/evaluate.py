@@ -200,7 +200,7 @@ class Scorer:
         if self._options.prompt == "oracle-box":
             masks = {concept: labels[concept] > 0 for concept in phrases if concept in labels}
             return {
-                concept: ask_with_box(self._model, volume, case, phrase, settings, masks.get(concept))
+                concept: ask_with_box(self._model, volume, case, phrase, settings, masks.get(concept), self._cache)
                 for concept, phrase in phrases.items()
             }
         if any(len(np.unique(labels[concept][part])) > 2 for concept in phrases if concept in labels):

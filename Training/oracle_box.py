@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from MedicalSAM3Lib.config import SegmentSettings
+from MedicalSAM3Lib.feature_cache import FeatureCache
 from MedicalSAM3Lib.model import MedicalSam3, Pyramid
 from MedicalSAM3Lib.model_folder import LoadedModel
 from MedicalSAM3Lib.stack import SliceStack, prepare
@@ -31,7 +32,13 @@ _SIDE = 1024
 
 
 def ask_with_box(
-    model: LoadedModel, volume: Volume, case: Case, phrase: str, settings: SegmentSettings, mask: np.ndarray | None
+    model: LoadedModel,
+    volume: Volume,
+    case: Case,
+    phrase: str,
+    settings: SegmentSettings,
+    mask: np.ndarray | None,
+    cache: FeatureCache | None = None,
 ) -> Answer:
     """Ask for one phrase on one slice with the box around the reference; without a box where that is empty.
 
@@ -39,6 +46,7 @@ def ask_with_box(
         model, volume, phrase, settings: As ``ask``.
         case: Of a single slice.
         mask: The reference on the volume's grid, boolean ``(K, J, I)``; None for a concept that is absent.
+        cache: For questions without a box. What it keeps of a slice holds for every concept, and a box does not.
 
     Raises:
         ValueError: The case has several slices.
@@ -49,9 +57,8 @@ def ask_with_box(
     stack = prepare(volume, model.preprocess, settings.model_copy(update={"slices": case.slices, "axis": case.axis}))
     box = None if mask is None or not mask[part].any() else box_on_canvas(stack, mask)
     if box is None:
-        return ask(model, volume, case, [phrase], settings)[0]
+        return ask(model, volume, case, [phrase], settings, cache)[0]
     with boxed(model.model, box):
-        # No cache: what it keeps of a slice holds for every concept, and this does not.
         return ask(model, volume, case, [phrase], settings)[0]
 
 

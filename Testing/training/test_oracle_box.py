@@ -17,6 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from MedicalSAM3Lib.config import SegmentSettings
+from MedicalSAM3Lib.feature_cache import FeatureCache
 from MedicalSAM3Lib.geometry import canonical_of, input_axis
 from MedicalSAM3Lib.model import Pyramid, Queries, Slices, TextFeatures
 from MedicalSAM3Lib.model_folder import LoadedModel, load_model_folder
@@ -179,5 +180,8 @@ def test_a_real_network_is_asked_with_a_box_and_is_as_before_after_it(tmp_path: 
     assert with_box.finding.confidence != without.finding.confidence
     assert "cls" not in vars(small.model)
     assert ask_with_box(*asked, np.zeros(volume.shape_kji, bool)).finding == without.finding
+    cache = FeatureCache()
+    assert ask_with_box(*asked, None, cache).finding == without.finding
+    assert ask_with_box(*asked, labels["liver"] > 0, cache).finding == with_box.finding
     with pytest.raises(ValueError, match="one slice"):
         ask_with_box(*asked[:2], replace(case, slices=None), *asked[3:], None)
