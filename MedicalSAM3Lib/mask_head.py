@@ -11,6 +11,7 @@ Shapes: N slices, B (slice, concept) pairs, Q queries, C width, L = g * g tokens
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,7 @@ def upsampling_kernels(head: Sam3MaskDecoder, stages: int) -> tuple[Tensor, ...]
 
 def draw_masks(
     head: Sam3MaskDecoder,
-    laterals: tuple[Tensor, ...],
+    laterals: Iterable[Tensor],
     kernels: tuple[Tensor, ...],
     encoded: Tensor,
     hidden: Tensor,

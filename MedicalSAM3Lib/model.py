@@ -210,16 +210,16 @@ class MedicalSam3(nn.Module):
         features = self.detector_model.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
         return TextFeatures(features.pooler_output, attention_mask.bool())
 
-    def share(self, pyramid: Pyramid) -> Slices:
-        """Compute what all concepts of a slice have in common."""
+    def share(self, pyramid: Pyramid, with_masks: bool = True) -> Slices:
+        """Compute what all concepts of a slice have in common; without masks there are no ``laterals``."""
         model = self.detector_model
         tokens, positions = _coarse_tokens(pyramid)
         return Slices(
             tokens=look_around(model.detr_encoder.layers[0], tokens, positions),
             positions=positions,
             cls=self.cls(pyramid),
-            laterals=lateral_maps(model.mask_decoder, pyramid.levels),
-            kernels=upsampling_kernels(model.mask_decoder, len(pyramid.levels) - 1),
+            laterals=lateral_maps(model.mask_decoder, pyramid.levels) if with_masks else (),
+            kernels=upsampling_kernels(model.mask_decoder, len(pyramid.levels) - 1) if with_masks else (),
         )
 
     def cls(self, pyramid: Pyramid) -> Tensor:

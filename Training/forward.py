@@ -9,12 +9,16 @@ from its inference path:
   layer norm, and shares all else;
 - presence logits are not clamped: a clamp has no gradient outside, so a confident error would stay.
 
-Shapes: B (slice, concept) pairs, Q queries, C width, L image tokens, h w mask side. Scores, boxes and
+What the concepts of a slice have in common is computed once, as in inference (``MedicalSam3.share``), and the
+gradients of all its concepts meet there; with dropout they share what was dropped of it.
+
+Shapes: N slices, B (slice, concept) pairs, Q queries, C width, L image tokens, h w mask side. Scores, boxes and
 presence are computed in the precision of the weights also under autocast.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +26,9 @@ from torch import Tensor, nn
 from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
 
 from MedicalSAM3Lib.decoder import Memory, box_bias, decoder_layer, first_rows, prompt_seen, query_positions
-from MedicalSAM3Lib.model import MedicalSam3, Prompt, Pyramid, TextFeatures
+from MedicalSAM3Lib.encoder import fuse_prompt
+from MedicalSAM3Lib.mask_head import draw_masks
+from MedicalSAM3Lib.model import MedicalSam3, Prompt, Pyramid, Slices, TextFeatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,36 +66,37 @@ class Outputs:
 
 
 def forward_train(
-    model: MedicalSam3, pyramid: Pyramid, text: TextFeatures, one_to_many: bool, with_masks: bool
+    model: MedicalSam3,
+    pyramid: Pyramid,
+    text: TextFeatures,
+    one_to_many: bool,
+    with_masks: bool,
+    pair_slice: Tensor | None = None,
 ) -> Outputs:
     """Run the detector on B pairs and keep what every decoder layer says.
 
     Args:
         model: In training mode or not: only dropout differs.
-        pyramid: B rows, one per pair.
+        pyramid: N rows, one per slice.
         text: B rows, one per pair.
         one_to_many: Double the queries for the one-to-many branch.
         with_masks: Run the mask head, instances and semantic map; see ``freeze_unused`` when off.
+        pair_slice: The slice that each pair asks of ``(B,)``; None where each asks of its own.
     """
-    prompt = model.prompt(model.cls(pyramid), text)
-    encoded = model.detector_model.detr_encoder(
-        vision_features=[pyramid.levels[-1]],
-        text_features=prompt.tokens,
-        vision_pos_embeds=[pyramid.positions[-1]],
-        text_mask=prompt.mask,
-    )
+    rows = torch.arange(len(text.tokens), device=text.tokens.device) if pair_slice is None else pair_slice
+    slices = model.share(pyramid, with_masks)
+    prompt, positions = model.prompt(slices.cls[rows], text), slices.positions[rows]
+    encoded = fuse_prompt(model.detector_model.detr_encoder, slices.tokens[rows], positions, prompt.tokens, prompt.mask)
     height, width = pyramid.levels[-1].shape[-2:]
-    memory = Memory(
-        prompt=prompt.tokens,
-        image=encoded.last_hidden_state,
-        image_keys=encoded.last_hidden_state + encoded.pos_embeds_flattened,
-        grid=(height, width),
-    )
+    memory = Memory(prompt.tokens, image=encoded, image_keys=encoded + positions, grid=(height, width))
     layers, hidden = decode_layers(model, memory, prompt, one_to_many)
-    count = model.detector_model.detr_decoder.query_embed.num_embeddings
-    instances, semantic = None, None
-    if with_masks:
-        instances, semantic = _masks(model, pyramid, prompt, memory.image, hidden)
+    instances, semantic = _masks(model, slices, rows, prompt, encoded, hidden) if with_masks else (None, None)
+    return branches(layers, instances, semantic, model.detector_model.detr_decoder.query_embed.num_embeddings)
+
+
+def branches(layers: Sequence[LayerOutput], instances: Tensor | None, semantic: Tensor | None, count: int) -> Outputs:
+    """Answers of all queries parted in those of the two branches; ``count`` are one-to-one."""
+    one_to_many = layers[0].logits.shape[1] > count
     return Outputs(
         layers=tuple(_queries(layer, slice(0, count)) for layer in layers),
         many=tuple(_queries(layer, slice(count, None)) for layer in layers) if one_to_many else (),
@@ -172,17 +179,15 @@ def _heads(model: MedicalSam3, hidden: Tensor, reference: Tensor, prompt: Prompt
 
 
 def _masks(
-    model: MedicalSam3, pyramid: Pyramid, prompt: Prompt, encoded: Tensor, hidden: Tensor
+    model: MedicalSam3, slices: Slices, rows: Tensor, prompt: Prompt, encoded: Tensor, hidden: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Instance logits of all queries and the semantic map."""
-    out = model.detector_model.mask_decoder(
-        decoder_queries=hidden,
-        backbone_features=list(pyramid.levels),
-        encoder_hidden_states=encoded,
-        prompt_features=prompt.tokens,
-        prompt_mask=prompt.mask,
-    )
-    return out.pred_masks, out.semantic_seg[:, 0]
+    # One level at a time: a copy for each pair lives no longer than its sum.
+    laterals = (lateral[rows] for lateral in slices.laterals)
+    asked = (prompt.tokens, prompt.mask)
+    masks = draw_masks(model.detector_model.mask_decoder, laterals, slices.kernels, encoded, hidden, asked)
+    instances = torch.einsum("bqc,bchw->bqhw", masks.queries.to(masks.pixels.dtype), masks.pixels)
+    return instances.to(masks.offset.dtype) + masks.offset[..., None, None], masks.semantic
 
 
 def _queries(layer: LayerOutput, part: slice) -> LayerOutput:

@@ -30,7 +30,14 @@ from torch.nn import functional
 from Training.collate import Batch
 from Training.forward import Outputs
 from Training.loss_config import LossConfig
-from Training.mask_losses import at_one_size, at_points, focal, focal_and_dice, full_precision, union_of_objects
+from Training.mask_losses import (
+    at_points,
+    focal,
+    focal_and_dice,
+    focal_and_dice_of_masks,
+    full_precision,
+    union_of_objects,
+)
 from Training.matchers import Matches, join, match_hungarian, match_one_to_many
 from Training.query_losses import Branch, query_terms, stack_layers
 from Training.targets import Counts, Targets, global_counts, read_targets
@@ -100,11 +107,12 @@ def _instance_terms(
     if instances is None or config.mask_focal == config.mask_dice == 0:
         return {}
     logits, masks = full_precision(instances[matches.pair, matches.query]), targets.masks[matches.object]
+    alpha, gamma = config.mask_alpha, config.mask_gamma
     if config.point_sampling:
         compared = at_points(logits, masks, config.point_sampling, config.point_oversample, config.point_importance)
+        focal_sum, dice_sum = focal_and_dice(*compared, alpha, gamma)
     else:
-        compared = at_one_size(logits, masks, config.mask_loss_size)
-    focal_sum, dice_sum = focal_and_dice(*compared, config.mask_alpha, config.mask_gamma)
+        focal_sum, dice_sum = focal_and_dice_of_masks(logits, masks, config.mask_loss_size, alpha, gamma)
     return {
         "mask_focal": config.mask_focal * focal_sum / counts.objects,
         "mask_dice": config.mask_dice * dice_sum / counts.objects,
@@ -125,8 +133,8 @@ def _semantic_terms(
     alpha, gamma = config.semantic_alpha, config.semantic_gamma
     if config.semantic_focal or config.semantic_dice:
         union = union_of_objects(targets.masks, targets.object_pair, len(targets.known))[targets.present]
-        compared = at_one_size(full_precision(semantic[targets.present]), union, config.mask_loss_size)
-        focal_sum, dice_sum = focal_and_dice(*compared, alpha, gamma)
+        maps = full_precision(semantic[targets.present])
+        focal_sum, dice_sum = focal_and_dice_of_masks(maps, union, config.mask_loss_size, alpha, gamma)
         terms["semantic_focal"] = config.semantic_focal * focal_sum / counts.positives
         terms["semantic_dice"] = config.semantic_dice * dice_sum / counts.positives
     if config.absent_semantic:

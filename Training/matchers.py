@@ -97,9 +97,10 @@ def match_hungarian(
         config: Weights of the cost.
     """
     cost = _cost(logits_kbq[:, object_pair], boxes_kbq4[:, object_pair], target_t4, config)
-    # The only wait for the device: every layer's and pair's cost crosses at once.
-    costs = torch.nan_to_num(cost, NOT_A_NUMBER_COST, NOT_A_NUMBER_COST, -NOT_A_NUMBER_COST).cpu().numpy()
-    pairs = object_pair.cpu().numpy()
+    cost = torch.nan_to_num(cost, NOT_A_NUMBER_COST, NOT_A_NUMBER_COST, -NOT_A_NUMBER_COST)
+    # The only wait for the device: every layer's and pair's cost crosses at once, and whose objects they are with it.
+    crossed = torch.cat([object_pair.to(cost.dtype), cost.flatten()]).cpu().numpy()
+    pairs, costs = crossed[: len(object_pair)], crossed[len(object_pair) :].reshape(cost.shape)
     found = [np.empty((0, 3), np.int64)]
     for start, stop in _runs(pairs):
         for k in range(len(costs)):

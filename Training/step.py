@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from MedicalSAM3Lib.errors import SettingsError
-from MedicalSAM3Lib.model import MedicalSam3, Pyramid, TextFeatures
+from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.text import Tokenizer
 from Training.collate import Batch
 from Training.forward import forward_train, freeze_unused
@@ -39,16 +39,6 @@ def encode_phrases(phrases: tuple[str, ...], tokenizer: Tokenizer) -> Phrases:
     row = {phrase: number for number, phrase in enumerate(dict.fromkeys(phrases))}
     input_ids, attention_mask = tokenizer.encode(list(row))
     return Phrases(input_ids, attention_mask, torch.tensor([row[phrase] for phrase in phrases]))
-
-
-def encode_pairs(
-    model: MedicalSam3, batch: Batch, phrases: Phrases, tokens: Tensor | None = None
-) -> tuple[Pyramid, TextFeatures]:
-    """Pyramid and text of each pair: the trunk runs once per slice (or has run), the text encoder once per phrase."""
-    tokens = model.encode_trunk(batch.images) if tokens is None else tokens
-    pyramid = model.pyramid(tokens).take(batch.pair_slice)
-    text = model.encode_text(phrases.input_ids, phrases.attention_mask).take(phrases.pair_phrase)
-    return pyramid, text
 
 
 def freeze_idle(model: MedicalSam3, losses: LossConfig, *, with_clips: bool = False) -> None:
@@ -117,8 +107,11 @@ class TrainStep(nn.Module):
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self._autocast):
             tokens = self._trunk(batch.images)
             if losses.detector:
-                pyramid, text = encode_pairs(self.model, batch, phrases, tokens)
-                outputs = forward_train(self.model, pyramid, text, losses.one_to_many, losses.with_masks)
+                pyramid = self.model.pyramid(tokens)
+                text = self.model.encode_text(phrases.input_ids, phrases.attention_mask).take(phrases.pair_phrase)
+                outputs = forward_train(
+                    self.model, pyramid, text, losses.one_to_many, losses.with_masks, batch.pair_slice
+                )
             if batch.clips is not None:
                 count, length = batch.clips.count, batch.clips.masks.shape[1]
                 of_clips = tokens[-count * length :].unflatten(0, (count, length))

@@ -1,7 +1,7 @@
 """All benchmarks by one command, each a table of numbers of one run.
 
 python -m Testing.benchmarks.bench                         all but the full size, half an hour or more on two cores
-python -m Testing.benchmarks.bench --full                  also SAM3's full size: 5 GB of memory, minutes
+python -m Testing.benchmarks.bench --full                  also SAM3's full size: 20 GB of memory, an hour on two cores
 python -m Testing.benchmarks.bench --only volume,prompts   some
 python -m Testing.benchmarks.bench --markdown              for the README
 """
@@ -28,6 +28,7 @@ from Testing.benchmarks import (
     bench_prompts,
     bench_server,
     bench_speed,
+    bench_training,
     bench_volume,
 )
 from Testing.benchmarks.tables import Table, machine_facts, markdown, show
@@ -43,17 +44,23 @@ SECTIONS: dict[str, Callable[[Options], Iterator[Table]]] = {
     "speed": bench_speed.run,
     "memory": bench_memory.run,
     "server": bench_server.run,
+    "training": bench_training.run,
     "volume": bench_volume.run,
     "full": bench_full.run,
+    "training-full": bench_training.run_full,
 }
 """Quick ones first."""
+
+FULL_SIZE = ("full", "training-full")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the chosen sections and print each table as soon as it is there; return the exit code."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
-    names = chosen.only.split(",") if chosen.only else [name for name in SECTIONS if chosen.full or name != "full"]
+    names = (
+        chosen.only.split(",") if chosen.only else [name for name in SECTIONS if chosen.full or name not in FULL_SIZE]
+    )
     unknown = [name for name in names if name not in SECTIONS]
     if unknown:
         parser.error(f"expected sections of {', '.join(SECTIONS)}, got {', '.join(unknown)}")

@@ -156,6 +156,31 @@ def test_batched_equals_single(model: MedicalSam3) -> None:
         torch.testing.assert_close(single.many_instances[0], batched.many_instances[row])
 
 
+def test_what_concepts_of_a_slice_share_is_computed_once_and_changes_no_answer_and_no_gradient(
+    model: MedicalSam3,
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randn(2, 3, SIDE, SIDE, generator=generator, dtype=torch.float64)
+    rows = torch.tensor([1, 0, 1, 1])
+    _, text = asked(model, pairs=4)
+    looked: list[int] = []
+    first = model.detector_model.detr_encoder.layers[0].self_attn
+    first.register_forward_hook(lambda module, inputs, kwargs, output: looked.append(len(output[0])), with_kwargs=True)
+    gradients, answers = [], []
+    for shared in (True, False):
+        model.zero_grad()
+        pyramid = model.pyramid(model.encode_trunk(images))
+        pyramid, of_pair = (pyramid, rows) if shared else (pyramid.take(rows), None)
+        outputs = forward_train(model, pyramid, text, one_to_many=True, with_masks=True, pair_slice=of_pair)
+        answers.append(outputs)
+        everything(outputs).backward(retain_graph=True)
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert looked == [2, 4]
+    torch.testing.assert_close(answers[0].instances, answers[1].instances)
+    torch.testing.assert_close(answers[0].many[-1].boxes_cxcywh, answers[1].many[-1].boxes_cxcywh)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-8, atol=1e-8)
+
+
 def test_a_box_reaches_one_layer_back_and_no_further(model: MedicalSam3) -> None:
     """The offset of layer 0 shapes the boxes of layers 0 and 1; layer 2 sees it through detached boxes only."""
     pyramid, text = asked(model, pairs=1)

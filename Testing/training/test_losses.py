@@ -16,10 +16,19 @@ from safetensors import safe_open
 from torch import Tensor
 from torch import distributed as dist
 
+from Training import mask_losses
 from Training.collate import Batch, LabelState
 from Training.forward import LayerOutput, Outputs
 from Training.losses import Counts, LossConfig, compute_losses, global_counts
-from Training.mask_losses import at_one_size, at_points, dice, focal, union_of_objects
+from Training.mask_losses import (
+    at_one_size,
+    at_points,
+    dice,
+    focal,
+    focal_and_dice,
+    focal_and_dice_of_masks,
+    union_of_objects,
+)
 
 FROZEN = Path(__file__).parent / "data" / "losses.safetensors"
 LEAVES = ("one_logits", "one_boxes", "one_masks", "many_logits", "many_boxes", "many_masks", "presence", "semantic")
@@ -341,6 +350,67 @@ def test_points_see_the_same_picture_and_prefer_doubt() -> None:
     torch.testing.assert_close(target, torch.ones(2, 200))
     uniform, _ = at_points(logits, masks, 200, 3.0, 0.0)
     assert (values.abs() < 4).float().mean() > 2 * (uniform.abs() < 4).float().mean()
+
+
+@pytest.mark.parametrize("size", ["target", "logits"])
+def test_a_few_masks_at_a_time_give_the_losses_and_gradients_of_all_at_once(
+    size: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    logits, masks = torch.randn(7, 6, 5, dtype=torch.float64), torch.rand(7, 21, 18) < 0.4
+    found = []
+    for most in (10**9, 2 * 21 * 18):
+        monkeypatch.setattr(mask_losses, "MOST_VALUES", most)
+        leaf = logits.clone().requires_grad_()
+        terms = focal_and_dice_of_masks(leaf, masks, size, 0.25, 2.0)
+        (terms[0] + 3 * terms[1]).backward()
+        found.append((*terms, leaf.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+    # What is compared is the same to the bit.
+    monkeypatch.setattr(mask_losses, "MOST_VALUES", 1)
+    one_by_one = at_one_size(logits, masks, "logits")
+    monkeypatch.setattr(mask_losses, "MOST_VALUES", 10**9)
+    assert torch.equal(one_by_one[1], at_one_size(logits, masks, "logits")[1])
+
+
+def test_points_of_masks_are_read_a_few_masks_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, masks = torch.randn(5, 8, 8), torch.rand(5, 24, 24) < 0.5
+    read = []
+    for most in (10**9, 1):
+        monkeypatch.setattr(mask_losses, "MOST_VALUES", most)
+        torch.manual_seed(1)
+        read.append(at_points(logits, masks, 50, 3.0, 0.75))
+    assert all(torch.equal(one, other) for one, other in zip(*read, strict=True))
+
+
+def test_no_masks_are_no_loss_and_no_error() -> None:
+    logits = torch.zeros(0, 4, 4, requires_grad=True)
+    terms = focal_and_dice_of_masks(logits, torch.zeros(0, 8, 8, dtype=torch.bool), "target", 0.25, 2.0)
+    assert [term.item() for term in terms] == [0.0, 0.0]
+    assert [part.shape for part in at_points(logits, torch.zeros(0, 8, 8, dtype=torch.bool), 5, 3.0, 0.75)] == [
+        (0, 5)
+    ] * 2
+
+
+def test_enlarged_masks_are_not_kept_for_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mask_losses, "MOST_VALUES", 4 * 112 * 112)
+    logits, masks = torch.randn(40, 32, 32, requires_grad=True), torch.rand(40, 112, 112) < 0.5
+
+    def kept(work: Callable[[], Any]) -> int:
+        sizes: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            answer = work()
+        assert answer
+        return sum(sizes.values())
+
+    enlarged = kept(lambda: focal_and_dice(*at_one_size(logits, masks, "target"), 0.25, 2.0))
+    for size in ("target", "logits"):
+        assert kept(lambda size=size: focal_and_dice_of_masks(logits, masks, size, 0.25, 2.0)) < enlarged / 8
 
 
 def test_union_counts_an_overlap_once_and_keeps_pairs_apart() -> None:

@@ -48,6 +48,15 @@ def cost_by_hand(logit: torch.Tensor, box: torch.Tensor, target: torch.Tensor) -
     return float(5 * (box - target).abs().sum() + 2 * score - 2 * giou)
 
 
+def test_all_layers_and_pairs_cross_to_the_host_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    crossed = []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (crossed.append(tensor.numel()), cpu(tensor))[1])
+    logits, boxes, target, pair = random_world(0, 6, [2, 0, 3], 7)
+    assert len(match_hungarian(logits, boxes, target, pair, PAPER)) == 6 * 5
+    assert crossed == [5 + 6 * 5 * 7]
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 3))
 def test_assignment_is_the_cheapest_of_all(seed: int, objects: int) -> None:
