@@ -37,7 +37,7 @@ train-tiny-tracker: $(VENV)/.dev demo-data  ## train the tracker of the bundled 
 bench: $(VENV)/.dev  ## time, memory and Dice beside transformers' own SAM3: an hour or more on two cores
 	$(PY) -m Testing.benchmarks.bench
 
-bench-full: $(VENV)/.dev  ## the same, and a slice at SAM3's full size: 5 GB of memory
+bench-full: $(VENV)/.dev  ## the same, and a slice at SAM3's full size, inference and training: 20 GB of memory
 	$(PY) -m Testing.benchmarks.bench --full
 
 test: $(VENV)/.dev  ## the tests: minutes on two cores, no GPU, no network
