@@ -1,7 +1,7 @@
 """Fine-tune SAM3, or train a small one from nothing.
 
     python -m Training.train --config Training/recipes/tiny.yaml [--resume auto] [optim.lr=1e-4 ...]
-    torchrun --nproc_per_node 4 -m Training.train --config Training/recipes/paper.yaml
+    torchrun --nproc-per-node 4 Training/train.py --config Training/recipes/medical_sam3.yaml
 
 Read from ``main`` down: configuration, process group, data, model, optimiser, loop, checkpoint, validation.
 """

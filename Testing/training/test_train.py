@@ -339,6 +339,15 @@ def test_the_command_trains_from_a_manifest_and_goes_on(recipe: Path, capsys: py
     assert steps_of(out)[-2]["step"] == 2
 
 
+def test_the_script_runs_by_its_path(recipe: Path) -> None:
+    command = [sys.executable, str(ROOT / "Training" / "train.py"), "--config", str(recipe), "optim.rate=1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=recipe.parent, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2
+    assert "optim.rate" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
