@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -171,14 +171,21 @@ def _phrases(recorded: object, folder: str) -> Mapping[str, Sequence[str]]:
     return recorded  # type: ignore[return-value]
 
 
-def write_sums(folder: Path) -> None:
+def write_sums(folder: Path, names: Collection[str] = MODEL_FILES) -> None:
     """Write ``SHA256SUMS`` over the files of a model folder."""
-    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(MODEL_FILES)]
+    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(names)]
     (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def verify_sums(folder: Path) -> dict[str, str]:
+def verify_sums(
+    folder: Path, names: Collection[str] = MODEL_FILES, remedy: str = "install the model again"
+) -> dict[str, str]:
     """Check every file of a model folder; return file name to SHA-256.
+
+    Args:
+        folder: Where they lie.
+        names: Files that must be there.
+        remedy: What to do about a damaged one, for the message.
 
     Raises:
         WeightsError: A file is missing, not listed, or not the one that was written.
@@ -188,13 +195,13 @@ def verify_sums(folder: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise WeightsError(f"Expected a model folder with {SUMS_FILE}, '{folder.name}' has none.") from error
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in MODEL_FILES:
+    for name in names:
         if name not in sums:
             raise WeightsError(f"Expected {name} in {SUMS_FILE} of '{folder.name}', it is not listed.")
         if not (folder / name).is_file():
-            raise WeightsError(f"Expected {name} in '{folder.name}', it is missing; install the model again.")
+            raise WeightsError(f"Expected {name} in '{folder.name}', it is missing; {remedy}.")
         if sha256_of(folder / name) != sums[name]:
-            raise WeightsError(f"{name} of '{folder.name}' was changed or damaged; install the model again.")
+            raise WeightsError(f"{name} of '{folder.name}' was changed or damaged; {remedy}.")
     return sums
 
 

@@ -147,6 +147,7 @@ class RunConfig(_Frozen):
         validate_batches: Most batches a validation looks at.
         keep: How many of the latest checkpoints stay (``best`` stays besides).
         num_threads: Threads of one process on the CPU.
+        timeout_minutes: A rank that does not come for so long ends the run.
         compile: Compile the forward (``torch.compile``).
         allow_changed: Dotted keys that may differ from those of the checkpoint that a run resumes.
     """
@@ -162,6 +163,7 @@ class RunConfig(_Frozen):
     validate_batches: int = Field(default=50, ge=1)
     keep: int = Field(default=2, ge=1)
     num_threads: int = Field(default=1, ge=1)
+    timeout_minutes: float = Field(default=120.0, gt=0.0)
     compile: bool = False
     allow_changed: tuple[str, ...] = ()
 

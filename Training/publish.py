@@ -29,7 +29,7 @@ from MedicalSAM3Lib.text import Tokenizer
 from MedicalSAM3Lib.weights import load_strictly
 from Training.calibration import expected_calibration_error, fit_calibration
 from Training.card import make_card
-from Training.checkpoints import Checkpoints, Meta, read_meta
+from Training.checkpoints import Checkpoints, Meta, read_meta, weights_file
 from Training.collate import LabelState
 from Training.config import TrainConfig, make_config
 from Training.data import TrainingData
@@ -153,7 +153,7 @@ def load_network(config: TrainConfig, checkpoint: Path) -> tuple[MedicalSam3, To
         WeightsError: The weights are damaged or of another network.
     """
     model, tokenizer = build_network(config.model, config.run.seed)
-    load_strictly(model, read_tensors(checkpoint / "model.safetensors"), checkpoint.name)
+    load_strictly(model, read_tensors(weights_file(checkpoint)), checkpoint.name)
     return model.eval(), tokenizer
 
 

@@ -167,7 +167,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_alone_until_the_budget
     assert torch.equal(parameter, before)
     assert not optimizer.adamw.state
     parameter.grad = torch.tensor([bad, 1.0])
-    with pytest.raises(RunError, match="at most 2 gradients that are not finite, got 3"):
+    with pytest.raises(RunError, match="at most 2 losses or gradients that are not finite, got 3"):
         optimizer.step(0)
 
 
