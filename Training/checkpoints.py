@@ -128,9 +128,9 @@ class Checkpoints:
         if is_main:
             state = {"adamw": optimizer.adamw.state_dict(), "random": list(random_states)}
             weights = {WEIGHTS: model.state_dict(), **({MEAN: dict(mean)} if mean else {})}
-            copies = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), (weights, state))
+            weights, state = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), (weights, state))
             config = to_config(architecture_of(model)) if isinstance(model, MedicalSam3) else None
-            self._writing = self._writer.submit(self._write, *copies, meta, config, is_best)
+            self._writing = self._writer.submit(self._write, weights, state, meta, config, is_best)
 
     def finish(self) -> None:
         """Wait until what was saved is on the disk.
@@ -207,8 +207,7 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizer, ranks: Ranks) 
         WeightsError: The files are damaged, or belong to another network.
     """
     meta = read_meta(folder)
-    names = [name for name in (WEIGHTS, STATE, META, MEAN) if name != MEAN or (folder / MEAN).is_file()]
-    verify_sums(folder, names, "write the name of an older checkpoint into 'latest' and resume from there")
+    verify(folder)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
@@ -221,6 +220,12 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizer, ranks: Ranks) 
     if len(state["random"]) == ranks.world_size:
         set_random_state(state["random"][ranks.rank])
     return meta
+
+
+def verify(folder: Path) -> None:
+    """Check the sums of a checkpoint's files; a damaged or missing one raises ``WeightsError``, which names it."""
+    names = [name for name in (WEIGHTS, STATE, META, MEAN) if name != MEAN or (folder / MEAN).is_file()]
+    verify_sums(folder, names, "write the name of an older checkpoint into 'latest' and resume from there")
 
 
 def check_same_run(saved: Meta, current: Meta, allowed: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ TIMEOUT = timedelta(hours=2)
 
 # What ranks say to each other beside gradients, on the CPU so that no GPU is waited for. None: the default group.
 _control: distributed.ProcessGroup | None = None
+_patience = TIMEOUT
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -92,7 +93,7 @@ def process_group(
         SettingsError: CUDA was asked for and is not there, or the variables are incomplete.
         RunError: Another rank has gone or hangs.
     """
-    global _control
+    global _control, _patience
     environment = os.environ if environment is None else environment
     rank, world_size, local_rank = read_environment(environment)
     if device == "cuda" and not torch.cuda.is_available():
@@ -107,6 +108,7 @@ def process_group(
     backend, address = ("nccl" if on_cuda else "gloo"), rendezvous(environment)
     distributed.init_process_group(backend, address, rank=rank, world_size=world_size, timeout=timeout)
     try:
+        _patience = timeout
         _control = distributed.new_group(backend="gloo", timeout=timeout) if on_cuda else None
         yield ranks
     except RuntimeError as error:
@@ -133,7 +135,7 @@ def meet(where: str) -> None:
     if not is_joined():
         return
     try:
-        distributed.monitored_barrier(group=_control, wait_all_ranks=True)
+        distributed.monitored_barrier(group=_control, timeout=_patience, wait_all_ranks=True)
     except RuntimeError as error:
         late = re.search(r"[Rr]anks? ([\d, ]*\d) failed to pass", str(error))
         got = f"rank {late[1]} missing, which hangs or has ended" if late else _reason(error)
