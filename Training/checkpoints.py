@@ -39,12 +39,14 @@ from Training.optim import Optimizer
 
 # Where a run lies and how often it looks around do not change what it computes.
 _FREE_KEYS = (
+    "data.cache",
     "run.out",
     "run.keep",
     "run.save_every",
     "run.validate_every",
     "run.validate_batches",
     "run.allow_changed",
+    "run.plan",
     "run.timeout_minutes",
 )
 
@@ -128,7 +130,9 @@ class Checkpoints:
         if is_main:
             state = {"adamw": optimizer.adamw.state_dict(), "random": list(random_states)}
             weights = {WEIGHTS: model.state_dict(), **({MEAN: dict(mean)} if mean else {})}
-            weights, state = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), (weights, state))
+            weights, state = tree_map_only(
+                Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), (weights, state)
+            )
             config = to_config(architecture_of(model)) if isinstance(model, MedicalSam3) else None
             self._writing = self._writer.submit(self._write, weights, state, meta, config, is_best)
 

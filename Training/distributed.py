@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -157,6 +157,11 @@ def is_joined() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
+def rank_and_size() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    return (distributed.get_rank(), distributed.get_world_size()) if is_joined() else (0, 1)
+
+
 def barrier() -> None:
     """Wait for all ranks."""
     if is_joined():
@@ -188,6 +193,11 @@ def gather(item: Any) -> Sequence[Any]:
     items: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(items, item, group=_control)
     return items
+
+
+def summing_up(module: nn.Module, *, done: bool) -> AbstractContextManager[None]:
+    """Within the block the gradients of a wrapped module stay on their rank, unless this is the last part of a step."""
+    return nullcontext() if done or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
 def wrap(module: nn.Module) -> nn.Module:

@@ -30,7 +30,9 @@ NOTICE = "Exported from training: not examined, presence not calibrated."
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line entry; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="folder of a checkpoint, or of a run: its best, or else its latest")
+    parser.add_argument(
+        "checkpoint", type=Path, help="folder of a checkpoint, or of a run: its best, or else its latest"
+    )
     parser.add_argument("--layout", choices=["ours", "meta"], default="ours")
     parser.add_argument("--base", type=Path, help="meta: the sam3.pt that the training started from")
     parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], default="float16", help="ours only")
@@ -41,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.layout == "ours":
             export_ours(checkpoint, options.out, options.dtype)
         elif options.base is None:
-            raise SettingsError("--base: expected Meta's sam3.pt, which holds tensors of its own, got none; give its path.")
+            raise SettingsError(
+                "--base: expected Meta's sam3.pt, which holds tensors of its own, got none; give its path."
+            )
         else:
             export_meta(checkpoint, options.out, options.base)
     except MedicalSAM3Error as error:
@@ -62,7 +66,9 @@ def find_checkpoint(path: Path) -> Path:
     store = Checkpoints(path / "checkpoints", keep=1)
     found = store.find("best") or store.find("latest")
     if found is None:
-        raise InputError(f"Expected a checkpoint or a run with checkpoints, got neither in '{path.name}'; check the path.")
+        raise InputError(
+            f"Expected a checkpoint or a run with checkpoints, got neither in '{path.name}'; check the path."
+        )
     return found
 
 

@@ -6,11 +6,13 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from MedicalSAM3Lib.errors import RunError, SettingsError
@@ -18,12 +20,15 @@ from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.text import Tokenizer
 from Training import distributed
 from Training.bad_batch import save_bad_batch
-from Training.checkpoints import Checkpoints, Meta, check_same_run, read_meta, restore
+from Training.checkpoints import Checkpoints, Meta, check_same_run, read_meta, restore, weights_file
 from Training.collate import Batch
 from Training.config import TrainConfig
 from Training.distributed import Ranks
+from Training.ema import RunningMean
 from Training.evaluate import Source, validate
+from Training.losses import global_counts
 from Training.optim import Optimizer, check_gradients
+from Training.plan import Plan
 from Training.provenance import git_commit, package_versions
 from Training.runlog import RunLog
 from Training.step import TrainStep, encode_phrases
@@ -67,12 +72,14 @@ class Loop:
         data: Data,
         optimizer: Optimizer,
         total: int,
+        plan: Plan | None = None,
     ) -> None:
         self._config, self._ranks, self._data, self._total = config, ranks, data, total
         self._model, self._tokenizer, self._optimizer = model, tokenizer, optimizer
-        self._out = Path(config.run.out)
+        self._plan, self._out = plan, Path(config.run.out)
         self._checkpoints = Checkpoints(self._out / "checkpoints", config.run.keep)
         self._bf16 = config.run.precision == "bf16"
+        self._mean = RunningMean(model, config.run.ema_decay) if config.run.ema_decay else None
         self.step = self._first = 0
         self.best: float | None = None
 
@@ -111,18 +118,18 @@ class Loop:
         return True
 
     def _one_step(self, wrapped: nn.Module, batch: Batch) -> dict[str, Any]:
-        phrases = encode_phrases(batch.phrases, self._tokenizer)
-        terms: dict[str, Tensor] = wrapped(batch.to(self._ranks.device), phrases.to(self._ranks.device))
-        torch.stack(list(terms.values())).sum().backward()
+        terms = self._backward(wrapped, batch)
         if self.step == self._first:
             check_gradients(self._model)
-        means = distributed.mean_over_ranks(torch.stack([term.detach() for term in terms.values()])).tolist()
+        means = distributed.mean_over_ranks(torch.stack(list(terms.values()))).tolist()
         loss = math.fsum(means)
         try:
             grad_norm = self._optimizer.step(self.step, loss)
         except RunError as error:
             kept = save_bad_batch(self._out, self.step, self._ranks.rank, batch, terms)
             raise RunError(f"{error} What rank {self._ranks.rank} was shown is in {kept.name}.") from error
+        if self._mean is not None:
+            self._mean.update(self._model)
         return {
             "loss": loss,
             "terms": dict(zip(terms, means, strict=True)),
@@ -132,15 +139,34 @@ class Loop:
             "pairs": len(batch.phrases),
         }
 
+    def _backward(self, wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Gradients of a batch, part by part, and its loss terms, without their graph.
+
+        The parts share the denominators of the whole, so their gradients add up to its own.
+        """
+        device, sums = self._ranks.device, dict[str, Tensor]()
+        parts = batch.split(self._config.run.accumulate) if self._config.run.accumulate > 1 else [batch]
+        counts = global_counts(batch.to(device)) if len(parts) > 1 else None
+        for number, part in enumerate(parts, start=1):
+            phrases = encode_phrases(part.phrases, self._tokenizer)
+            with distributed.summing_up(wrapped, done=number == len(parts)):
+                terms: dict[str, Tensor] = wrapped(part.to(device), phrases.to(device), counts)
+                torch.stack(list(terms.values())).sum().backward()
+            sums = {name: term.detach() + sums.get(name, 0.0) for name, term in terms.items()}
+        return sums
+
     def _pace(self, slices: int, seconds: float, waited: float) -> dict[str, float]:
-        """Time of a step, how much of it went into waiting for data, and slices of all ranks in a second."""
+        """Time of a step, how much of it went into waiting for data, slices of all ranks in a second, and model FLOP
+        utilisation where there is a plan."""
         rate = slices * self._ranks.world_size / seconds
-        return {"seconds": seconds, "wait_seconds": waited, "slices_per_second": rate}
+        pace = {"seconds": seconds, "wait_seconds": waited, "slices_per_second": rate}
+        return pace | ({"flop_utilisation": self._plan.utilisation(seconds)} if self._plan else {})
 
     def _validate_and_save(self, log: RunLog, stopping: bool) -> None:
         run, is_last, is_best = self._config.run, self.step == self._total, False
         if run.validate_every and (self.step % run.validate_every == 0 or is_last):
-            scores = validate(self._model, self._tokenizer, self._data.val, run.validate_batches, self._bf16)
+            with self._mean.applied(self._model) if self._mean is not None else nullcontext():
+                scores = validate(self._model, self._tokenizer, self._data.val, run.validate_batches, self._bf16)
             is_best = scores["dice"] > (-math.inf if self.best is None else self.best)
             self.best = scores["dice"] if is_best else self.best
             log.write(self.step - 1, {"validation": scores})
@@ -155,6 +181,8 @@ class Loop:
             self._data.warm_start(self._model, lambda step, loss: log.write(step, {"warm_start": {"loss": loss}}))
             self._optimizer.adamw.zero_grad(set_to_none=True)
         distributed.seed_rank(self._config.run.seed, self._ranks.rank)
+        if self._mean is not None:
+            self._mean.load(self._model.state_dict())
         self._save(is_best=False)
 
     def _resume(self, wanted: bool) -> bool:
@@ -169,11 +197,15 @@ class Loop:
         check_same_run(read_meta(folder), self._meta(), self._config.run.allow_changed)
         distributed.seed_rank(self._config.run.seed, self._ranks.rank)
         meta = restore(folder, self._model, self._optimizer, self._ranks)
+        if self._mean is not None:
+            self._mean.load(load_file(weights_file(folder)))
         self.step, self.best = meta.step, meta.best_score
         return True
 
     def _save(self, *, is_best: bool) -> None:
-        self._checkpoints.save(self._model, self._optimizer, self._meta(), is_best=is_best, is_main=self._ranks.is_main)
+        mean = None if self._mean is None else self._mean.tensors
+        is_main = self._ranks.is_main
+        self._checkpoints.save(self._model, self._optimizer, self._meta(), is_best=is_best, is_main=is_main, mean=mean)
 
     def _meta(self) -> Meta:
         return Meta(

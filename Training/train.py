@@ -1,9 +1,9 @@
 """Fine-tune SAM3, or train a small one from nothing.
 
-    python -m Training.train --config Training/recipes/tiny.yaml [--resume auto] [optim.lr=1e-4 ...]
+    python -m Training.train --config Training/recipes/tiny.yaml [--resume auto | --dry-run] [optim.lr=1e-4 ...]
     torchrun --nproc-per-node 4 Training/train.py --config Training/recipes/medical_sam3.yaml
 
-Read from ``main`` down: configuration, process group, data, model, optimiser, loop, checkpoint, validation.
+Read from ``main`` down: configuration, process group, model, data, plan, optimiser, loop, checkpoint, validation.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from MedicalSAM3Lib.text import Tokenizer
 from Training import distributed
 from Training.config import TrainConfig, load_config
 from Training.distributed import Ranks
+from Training.dry_run import dry_run
 from Training.loop import Data, Loop
 from Training.network import build_network
 from Training.optim import Optimizer, build_groups, describe
+from Training.plan import make_plan, say
 from Training.signals import STOPPED, stop_signals
-from Training.step import freeze_idle
+from Training.step import make_ready
 
 logger = logging.getLogger("Training.train")
 
@@ -39,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see Training/recipes")
     parser.add_argument("--resume", choices=["never", "auto"], default="never", help="auto: go on where run.out ends")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="plan, and a few steps on made-up pictures; writes nothing"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -48,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timeout = timedelta(minutes=config.run.timeout_minutes)
         with distributed.process_group(config.run.device, timeout=timeout) as ranks:
             model, tokenizer = build_network(config.model, config.run.seed)
+            if options.dry_run:
+                dry_run(config, ranks, model, tokenizer)
+                return 0
             data = build_data(config, model.image_size, ranks)
             finished = train(config, ranks, model, tokenizer, data, resume=options.resume == "auto")
     except MedicalSAM3Error as error:
@@ -86,12 +94,13 @@ def train(
         Whether the last step was reached.
     """
     total = config.run.steps or math.ceil((config.run.epochs or 0) * len(data.train))
-    freeze_idle(model, config.losses, with_clips=config.data.clips.per_step > 0)
+    make_ready(model, config, with_clips=config.data.clips.per_step > 0)
     model.to(ranks.device).train()
     optimizer = Optimizer(groups := build_groups(model, config.optim), config.optim, total)
+    plan = make_plan(config, model, ranks.world_size, ranks.device, total) if config.run.plan else None
     if ranks.is_main:
-        logger.info("%s", describe(groups))
-    loop = Loop(config, ranks, model, tokenizer, data, optimizer, total)
+        logger.info("%s", say(plan, groups, model, ranks.world_size) if plan else describe(groups))
+    loop = Loop(config, ranks, model, tokenizer, data, optimizer, total, plan)
     with stop_signals() as stop_asked:
         return loop.run(stop_asked, resume=resume)
 

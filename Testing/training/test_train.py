@@ -70,7 +70,9 @@ def run(
 def steps_of(out: Path) -> list[dict[str, Any]]:
     """The lines of the log that depend on nothing but the numbers."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.endswith(("seconds", "per_second"))} for line in lines]
+    return [
+        {k: v for k, v in line.items() if not k.endswith(("seconds", "per_second", "utilisation"))} for line in lines
+    ]
 
 
 def weights(out: Path) -> dict[str, Tensor]:

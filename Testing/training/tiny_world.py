@@ -114,7 +114,15 @@ def tiny_config(out: object, **overrides: dict[str, Any]) -> TrainConfig:
         "data": {"manifest": "unused.parquet", "batch_slices": 2},
         "losses": {"mask_focal": 200.0, "mask_dice": 10.0},
         "optim": {"lr": 1e-3, "clip": 1.0},
-        "run": {"out": str(out), "steps": 6, "precision": "fp32", "save_every": 2, "seed": 3, "device": "cpu"},
+        "run": {
+            "out": str(out),
+            "steps": 6,
+            "precision": "fp32",
+            "save_every": 2,
+            "seed": 3,
+            "device": "cpu",
+            "plan": False,
+        },
     }
     for section, changes in overrides.items():
         values[section] = {**values.get(section, {}), **changes}
