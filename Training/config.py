@@ -115,6 +115,9 @@ class OptimConfig(_Frozen):
         cooldown: Last steps, over which the rate falls linearly to zero.
         max_skipped: Steps with a loss or gradient that is not finite that are skipped before the run gives up.
         frozen: Modules that keep the weights that they start with.
+        low_rank: Rank of adapters on the linear layers of ``low_rank_modules``, which are frozen otherwise; 0 = off.
+        low_rank_alpha: Adapters are scaled by this over their rank.
+        low_rank_modules: Where adapters are put.
     """
 
     lr: float = Field(default=1e-4, gt=0.0)
@@ -130,6 +133,9 @@ class OptimConfig(_Frozen):
     cooldown: int = Field(default=0, ge=0)
     max_skipped: int = Field(default=10, ge=0)
     frozen: tuple[Module, ...] = ()
+    low_rank: int = Field(default=0, ge=0)
+    low_rank_alpha: float = Field(default=16.0, gt=0.0)
+    low_rank_modules: tuple[Module, ...] = ("trunk", "text")
 
 
 class WarmStartConfig(_Frozen):

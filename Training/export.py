@@ -23,6 +23,7 @@ from MedicalSAM3Lib.tensor_files import read_tensors
 from MedicalSAM3Lib.weights import load_checkpoint, load_strictly, save_meta
 from Training.checkpoints import Checkpoints, Meta, read_meta, verify, weights_file
 from Training.config import make_config
+from Training.low_rank import merged
 
 NOTICE = "Exported from training: not examined, presence not calibrated."
 
@@ -110,7 +111,7 @@ def load_network(checkpoint: Path) -> MedicalSam3:
     """
     verify(checkpoint)
     model = from_config(read_json(checkpoint / CONFIG_FILE)).build_empty()
-    load_strictly(model, read_tensors(weights_file(checkpoint)), checkpoint.name)
+    load_strictly(model, merged(read_tensors(weights_file(checkpoint))), checkpoint.name)
     return model.eval()
 
 

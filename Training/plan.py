@@ -24,11 +24,12 @@ from MedicalSAM3Lib.model import MedicalSam3
 from Training.config import TrainConfig
 from Training.forward import Outputs, forward_train
 from Training.memory import LiveBytes
-from Training.optim import Group, describe
+from Training.optim import Group, describe, module_of
 from Training.recompute import recompute_layers
+from Training.step import put_adapters
 
-COPIES_OF_A_MAP = 3
-"""A compared map lives as enlarged logits, as its loss and as its gradient: measured on the small world, 1 % off."""
+COPIES_OF_A_MAP = 4
+"""Maps that a loss on masks holds at once for each map that it compares, as measured; one such loss runs at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ def walk(config: TrainConfig, model: MedicalSam3, frozen: Sequence[str], slices:
     losses, side = config.losses, model.image_size
     with _nothing_kept(), FakeTensorMode(allow_non_fake_inputs=True):
         fake = architecture_of(model).build_empty().train()
+        put_adapters(fake, config)
         for name in frozen:
             fake.get_parameter(name).requires_grad_(False)
         if config.run.recompute:
@@ -98,13 +100,16 @@ def walk(config: TrainConfig, model: MedicalSam3, frozen: Sequence[str], slices:
                 outputs = forward_train(fake, pyramid, text, losses.one_to_many, losses.with_masks)
             forward = live.now
             _all_of(outputs).backward()
-    present = pairs * (1 - config.data.negatives)
-    compared = (
-        present * (1 + losses.many_matcher.topk * losses.one_to_many) * bool(losses.mask_focal + losses.mask_dice)
-    )
-    compared += present * bool(losses.semantic_focal + losses.semantic_dice)
-    of_losses = round(COPIES_OF_A_MAP * compared * side**2 * 4) if losses.mask_loss_size == "target" else 0
+    of_losses = largest_mask_loss(config, slices) * side**2 * 4 if losses.mask_loss_size == "target" else 0
     return max(live.peak, forward + of_losses) - weights, counter.get_total_flops()
+
+
+def largest_mask_loss(config: TrainConfig, slices: int) -> int:
+    """Maps that are alive in the largest loss on masks: with one object for each concept that is present."""
+    data, losses = config.data, config.losses
+    present = slices * max(1, round(data.phrases_per_slice * (1 - data.negatives)))
+    instances = bool(losses.mask_focal + losses.mask_dice) * (losses.many_matcher.topk if losses.one_to_many else 1)
+    return COPIES_OF_A_MAP * present * max(instances, bool(losses.semantic_focal + losses.semantic_dice))
 
 
 @contextmanager
@@ -179,7 +184,7 @@ def _frozen_parts(model: nn.Module) -> str:
     sizes: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            part = ".".join(name.split(".")[:2])
+            part = module_of(name)
             sizes[part] = sizes.get(part, 0) + parameter.numel()
     return ", ".join(f"{part} {size:,}" for part, size in sizes.items()) or "none"
 

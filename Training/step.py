@@ -18,7 +18,8 @@ from Training.collate import Batch
 from Training.config import TrainConfig
 from Training.forward import forward_train, freeze_unused
 from Training.losses import Counts, LossConfig, compute_losses, global_counts
-from Training.optim import module_of
+from Training.low_rank import add_low_rank
+from Training.optim import MODULE_PREFIXES, module_of
 from Training.recompute import recompute_layers
 from Training.track_losses import track_losses
 from Training.tracking import asked_at, track_clips
@@ -95,12 +96,13 @@ def thaw_tracker(model: MedicalSam3, *, neck: bool) -> None:
 
 
 def make_ready(model: MedicalSam3, config: TrainConfig, *, with_clips: bool) -> None:
-    """Freeze what cannot or shall not learn, and recompute layers where that is asked for.
+    """Freeze what cannot or shall not learn, put adapters and recompute layers where that is asked for.
 
     Raises:
         SettingsError: As ``freeze_idle``, or nothing is left to learn.
     """
     freeze_idle(model, config.losses, with_clips=with_clips)
+    put_adapters(model, config)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and module_of(name) in config.optim.frozen:
             parameter.requires_grad_(False)
@@ -108,6 +110,17 @@ def make_ready(model: MedicalSam3, config: TrainConfig, *, with_clips: bool) -> 
         raise SettingsError("optim.frozen: expected something left to learn, got all of it frozen; leave modules out.")
     if config.run.recompute:
         recompute_layers(model)
+
+
+def put_adapters(model: MedicalSam3, config: TrainConfig) -> None:
+    """Low-rank adapters where they are asked for; raises ``SettingsError`` where there is no place for them.
+
+    They are the same on every rank.
+    """
+    if config.optim.low_rank:
+        prefixes = [prefix for module in config.optim.low_rank_modules for prefix in MODULE_PREFIXES[module]]
+        torch.manual_seed(config.run.seed)
+        add_low_rank(model, prefixes, config.optim.low_rank, config.optim.low_rank_alpha)
 
 
 class TrainStep(nn.Module):
