@@ -165,7 +165,7 @@ def rank_and_size() -> tuple[int, int]:
 def barrier() -> None:
     """Wait for all ranks."""
     if is_joined():
-        distributed.barrier()
+        distributed.barrier(group=_control)
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:

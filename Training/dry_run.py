@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.text import Tokenizer
 from Training import distributed
@@ -32,7 +33,13 @@ class Measured:
 
 
 def dry_run(config: TrainConfig, ranks: Ranks, model: MedicalSam3, tokenizer: Tokenizer) -> tuple[Plan, Measured]:
-    """Plan, take a few steps, and print both on rank 0. Clips are left out."""
+    """Plan, take a few steps, and print both on rank 0.
+
+    Raises:
+        SettingsError: The run learns from clips, which nobody makes up.
+    """
+    if config.data.clips.per_step:
+        raise SettingsError("--dry-run: expected a run without clips, got data.clips.per_step; set it to 0.")
     make_ready(model, config, with_clips=False)
     model.to(ranks.device).train()
     groups = build_groups(model, config.optim)

@@ -71,7 +71,9 @@ def build_data(config: TrainConfig, side: int, ranks: Ranks) -> Data:
     from Training.warmstart import warm_start_once
 
     path = Path(config.data.manifest)
-    check_files(read_manifest(path))
+    if ranks.is_main:  # reads every image; where it fails the others are told that this rank has ended
+        check_files(read_manifest(path))
+    distributed.barrier()
     data = TrainingData.load(config.data)
     if data.config.preprocess.image_size != side:
         raise SettingsError(f"data.preprocess.image_size: expected {side} as the network has, got another; make it so.")
@@ -97,7 +99,9 @@ def train(
     make_ready(model, config, with_clips=config.data.clips.per_step > 0)
     model.to(ranks.device).train()
     optimizer = Optimizer(groups := build_groups(model, config.optim), config.optim, total)
-    plan = make_plan(config, model, ranks.world_size, ranks.device, total) if config.run.plan else None
+    # Walking through clips is not part of a plan: it would promise too little.
+    can_plan = config.run.plan and config.data.clips.per_step == 0
+    plan = make_plan(config, model, ranks.world_size, ranks.device, total) if can_plan else None
     if ranks.is_main:
         logger.info("%s", say(plan, groups, model, ranks.world_size) if plan else describe(groups))
     loop = Loop(config, ranks, model, tokenizer, data, optimizer, total, plan)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from MedicalSAM3Lib.architecture import full_size
+from MedicalSAM3Lib.errors import SettingsError
 from Testing.training.tiny_world import ARCHITECTURE, FakeTokenizer, tiny_config, tiny_model
 from Training.config import load_config
 from Training.distributed import Ranks
@@ -84,6 +85,12 @@ def test_made_up_pictures_have_the_pairs_of_the_run() -> None:
     assert batch.states.tolist() == [1, 1, 0, 0] * 2
     assert len(batch.masks) == 4
     assert not torch.equal(batch.images, made_up(config, 56, 0, 1).images)
+
+
+def test_clips_are_not_rehearsed() -> None:
+    config = tiny_config("x", data={"clips": {"per_step": 1}})
+    with pytest.raises(SettingsError, match="without clips"):
+        dry_run(config, ALONE, tiny_model(), FakeTokenizer())  # type: ignore[arg-type]
 
 
 def test_the_command_rehearses_without_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
