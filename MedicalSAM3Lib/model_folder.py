@@ -171,14 +171,17 @@ def _phrases(recorded: object, folder: str) -> Mapping[str, Sequence[str]]:
     return recorded  # type: ignore[return-value]
 
 
-def write_sums(folder: Path, names: Collection[str] = MODEL_FILES) -> None:
-    """Write ``SHA256SUMS`` over the files of a model folder."""
+def write_sums(folder: Path, names: Collection[str] = MODEL_FILES, file: str = SUMS_FILE) -> None:
+    """Write the SHA-256 of the files of a model folder, or of other ones, into a file beside them."""
     lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(names)]
-    (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8", newline="\n")
+    (folder / file).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def verify_sums(
-    folder: Path, names: Collection[str] = MODEL_FILES, remedy: str = "install the model again"
+    folder: Path,
+    names: Collection[str] = MODEL_FILES,
+    remedy: str = "install the model again",
+    file: str = SUMS_FILE,
 ) -> dict[str, str]:
     """Check every file of a model folder; return file name to SHA-256.
 
@@ -186,18 +189,19 @@ def verify_sums(
         folder: Where they lie.
         names: Files that must be there.
         remedy: What to do about a damaged one, for the message.
+        file: That ``write_sums`` wrote.
 
     Raises:
         WeightsError: A file is missing, not listed, or not the one that was written.
     """
     try:
-        lines = (folder / SUMS_FILE).read_text(encoding="utf-8").splitlines()
+        lines = (folder / file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"Expected a model folder with {SUMS_FILE}, '{folder.name}' has none.") from error
+        raise WeightsError(f"Expected a model folder with {file}, '{folder.name}' has none.") from error
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in names:
         if name not in sums:
-            raise WeightsError(f"Expected {name} in {SUMS_FILE} of '{folder.name}', it is not listed.")
+            raise WeightsError(f"Expected {name} in {file} of '{folder.name}', it is not listed.")
         if not (folder / name).is_file():
             raise WeightsError(f"Expected {name} in '{folder.name}', it is missing; {remedy}.")
         if sha256_of(folder / name) != sums[name]:

@@ -5,7 +5,7 @@
                                        config.json         the architecture, as ``transformers`` writes it
                                        state.pt            AdamW and the random state of every rank
                                        meta.json           step, score, configuration, data, code and versions
-                                       SHA256SUMS          of all of these
+                                       checkpoint.sha256   of all of these; SHA256SUMS would say: a model folder
     <run>/checkpoints/latest, best     one line: the name of a folder
 
 A folder appears under its name only when it is complete, and no older one goes before. Writing happens beside the
@@ -51,6 +51,7 @@ _FREE_KEYS = (
 )
 
 WEIGHTS, MEAN, STATE, META = "model.safetensors", "ema.safetensors", "state.pt", "meta.json"
+_SUMS = "checkpoint.sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +230,7 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizer, ranks: Ranks) 
 def verify(folder: Path) -> None:
     """Check the sums of a checkpoint's files; a damaged or missing one raises ``WeightsError``, which names it."""
     names = [name for name in (WEIGHTS, STATE, META, MEAN) if name != MEAN or (folder / MEAN).is_file()]
-    verify_sums(folder, names, "write the name of an older checkpoint into 'latest' and resume from there")
+    verify_sums(folder, names, "write the name of an older checkpoint into 'latest' and resume from there", _SUMS)
 
 
 def check_same_run(saved: Meta, current: Meta, allowed: Sequence[str]) -> None:
@@ -282,7 +283,7 @@ def _write_files(
     if config is not None:
         _write_text(folder / CONFIG_FILE, json.dumps(config, indent=2))
     _write_text(folder / META, json.dumps(asdict(meta), indent=2))
-    write_sums(folder, [path.name for path in folder.iterdir()])
+    write_sums(folder, [path.name for path in folder.iterdir()], _SUMS)
 
 
 def _write_text(path: Path, text: str) -> None:
