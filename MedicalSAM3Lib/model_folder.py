@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -171,41 +171,52 @@ def _phrases(recorded: object, folder: str) -> Mapping[str, Sequence[str]]:
     return recorded  # type: ignore[return-value]
 
 
-def write_sums(folder: Path) -> None:
-    """Write ``SHA256SUMS`` over the files of a model folder."""
-    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(MODEL_FILES)]
-    (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8", newline="\n")
+def write_sums(folder: Path, names: Collection[str] = MODEL_FILES, file: str = SUMS_FILE) -> None:
+    """Write the SHA-256 of the files of a model folder, or of other ones, into a file beside them."""
+    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(names)]
+    (folder / file).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def verify_sums(folder: Path) -> dict[str, str]:
+def verify_sums(
+    folder: Path,
+    names: Collection[str] = MODEL_FILES,
+    remedy: str = "install the model again",
+    file: str = SUMS_FILE,
+) -> dict[str, str]:
     """Check every file of a model folder; return file name to SHA-256.
+
+    Args:
+        folder: Where they lie.
+        names: Files that must be there.
+        remedy: What to do about a damaged one, for the message.
+        file: That ``write_sums`` wrote.
 
     Raises:
         WeightsError: A file is missing, not listed, or not the one that was written.
     """
-    sums = listed_sums(folder)
-    for name in MODEL_FILES:
+    sums = listed_sums(folder, names, file)
+    for name in names:
         if not (folder / name).is_file():
-            raise WeightsError(f"Expected {name} in '{folder.name}', it is missing; install the model again.")
+            raise WeightsError(f"Expected {name} in '{folder.name}', it is missing; {remedy}.")
         if sha256_of(folder / name) != sums[name]:
-            raise WeightsError(f"{name} of '{folder.name}' was changed or damaged; install the model again.")
+            raise WeightsError(f"{name} of '{folder.name}' was changed or damaged; {remedy}.")
     return sums
 
 
-def listed_sums(folder: Path) -> dict[str, str]:
-    """File name to SHA-256, as a model folder lists them; its files are not looked at.
+def listed_sums(folder: Path, names: Collection[str] = MODEL_FILES, file: str = SUMS_FILE) -> dict[str, str]:
+    """File name to SHA-256, as ``write_sums`` lists them; the files are not looked at.
 
     Raises:
-        WeightsError: There is no list, or it names not all files of a model.
+        WeightsError: There is no list, or it does not name all of these.
     """
     try:
-        lines = (folder / SUMS_FILE).read_text(encoding="utf-8").splitlines()
+        lines = (folder / file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"Expected a model folder with {SUMS_FILE}, '{folder.name}' has none.") from error
+        raise WeightsError(f"Expected a model folder with {file}, '{folder.name}' has none.") from error
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in MODEL_FILES:
+    for name in names:
         if name not in sums:
-            raise WeightsError(f"Expected {name} in {SUMS_FILE} of '{folder.name}', it is not listed.")
+            raise WeightsError(f"Expected {name} in {file} of '{folder.name}', it is not listed.")
     return sums
 
 

@@ -66,6 +66,6 @@ def test_metadata_names_command_licence_and_extras(site: Path) -> None:
     assert re.search(r"^Name: medical-sam3$", metadata, re.MULTILINE)
     assert re.search(r"^License-Expression: Apache-2.0$", metadata, re.MULTILINE)
     assert set(re.findall(r"^Provides-Extra: (\w+)$", metadata, re.MULTILINE)) == {
-        "batch", "dev", "dicom", "ray", "server", "slicer", "surface", "train",
+        "batch", "cluster", "dev", "dicom", "ray", "server", "slicer", "surface", "train",
     }  # fmt: skip
     assert "medsam3 = MedicalSAM3Lib.cli:main" in (info / "entry_points.txt").read_text(encoding="utf-8")

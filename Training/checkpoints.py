@@ -1,47 +1,57 @@
 """Checkpoints that a kill cannot spoil, and a resume that changes nothing.
 
     <run>/checkpoints/step_00001000/   model.safetensors   the weights, keys of ``MedicalSam3``
+                                       ema.safetensors     their running mean, where the run keeps one
                                        config.json         the architecture, as ``transformers`` writes it
                                        state.pt            AdamW and the random state of every rank
-                                       meta.json           step, score, configuration, manifest hash, versions
+                                       meta.json           step, score, configuration, data, code and versions
+                                       checkpoint.sha256   of all of these; SHA256SUMS would say: a model folder
     <run>/checkpoints/latest, best     one line: the name of a folder
 
-A folder appears under its name only when it is complete. The order of the data needs no state: a batch
-is a function of seed, step and rank.
+A folder appears under its name only when it is complete, and no older one goes before. Writing happens beside the
+training, from a copy in memory. The order of the data needs no state: a batch is a function of seed, step and rank.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from MedicalSAM3Lib.architecture import CONFIG_FILE, architecture_of, to_config
-from MedicalSAM3Lib.errors import SettingsError, WeightsError
+from MedicalSAM3Lib.errors import OutputError, SettingsError, WeightsError
 from MedicalSAM3Lib.model import MedicalSam3
+from MedicalSAM3Lib.model_folder import verify_sums, write_sums
 from Training import distributed
 from Training.distributed import Ranks
 from Training.optim import Optimizer
 
 # Where a run lies and how often it looks around do not change what it computes.
 _FREE_KEYS = (
+    "data.cache",
     "run.out",
     "run.keep",
     "run.save_every",
     "run.validate_every",
     "run.validate_batches",
     "run.allow_changed",
+    "run.plan",
+    "run.timeout_minutes",
 )
+
+WEIGHTS, MEAN, STATE, META = "model.safetensors", "ema.safetensors", "state.pt", "meta.json"
+_SUMS = "checkpoint.sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,7 @@ class Meta:
         manifest_sha256: Hash of the manifest file.
         config: The whole configuration, nested.
         versions: Of Python and the packages that the numbers depend on.
+        git_commit: Of the code; "" outside of a repository.
     """
 
     step: int
@@ -65,11 +76,7 @@ class Meta:
     manifest_sha256: str
     config: dict[str, Any]
     versions: dict[str, str]
-
-
-def package_versions() -> dict[str, str]:
-    """Versions that the numbers of a run depend on."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    git_commit: str = ""
 
 
 def random_state() -> dict[str, torch.Tensor]:
@@ -88,7 +95,7 @@ def set_random_state(state: Mapping[str, torch.Tensor]) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run. All ranks call ``save``; rank 0 writes.
+    """The checkpoints of one run. All ranks call ``save`` and ``finish``; rank 0 writes, beside the training.
 
     Args:
         folder: ``<run>/checkpoints``; made on the first save.
@@ -98,25 +105,79 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self._keep = keep
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
 
-    def save(self, model: nn.Module, optimizer: Optimizer, meta: Meta, *, is_best: bool, is_main: bool) -> None:
-        """Write a checkpoint, point ``latest`` (and ``best``) at it and drop the oldest."""
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        meta: Meta,
+        *,
+        is_best: bool,
+        is_main: bool,
+        mean: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Copy what there is to save, and have it written; ``latest`` (and ``best``) then point at it.
+
+        Args:
+            mean: Running mean of all weights, by their names.
+
+        Raises:
+            OutputError: The checkpoint before could not be written; on all ranks.
+        """
+        self.finish()
         random_states = distributed.gather(random_state())
         if is_main:
-            name = f"step_{meta.step:08d}"
+            state = {"adamw": optimizer.adamw.state_dict(), "random": list(random_states)}
+            weights = {WEIGHTS: model.state_dict(), **({MEAN: dict(mean)} if mean else {})}
+            weights, state = tree_map_only(
+                Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), (weights, state)
+            )
+            config = to_config(architecture_of(model)) if isinstance(model, MedicalSam3) else None
+            self._writing = self._writer.submit(self._write, weights, state, meta, config, is_best)
+
+    def finish(self) -> None:
+        """Wait until what was saved is on the disk.
+
+        Raises:
+            OutputError: It could not be written; on all ranks. Older checkpoints are still there.
+        """
+        writing, self._writing = self._writing, None
+        problem = "" if writing is None or writing.exception() is None else str(writing.exception())
+        problem = next((text for text in distributed.gather(problem) if text), "")
+        if problem:
+            raise OutputError(problem)
+
+    def _write(
+        self,
+        weights: dict[str, dict[str, Tensor]],
+        state: dict[str, Any],
+        meta: Meta,
+        config: dict[str, Any] | None,
+        is_best: bool,
+    ) -> None:
+        name = f"step_{meta.step:08d}"
+        partial = self.folder / f".{name}.partial"
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for stale in self.folder.glob(".step_*.partial"):
                 shutil.rmtree(stale)
-            partial = self.folder / f".{name}.partial"
             partial.mkdir()
-            _write_files(partial, model, optimizer, meta, random_states)
+            _write_files(partial, weights, state, meta, config)
             # A folder of that name was complete when a kill came before `latest` could point at it.
             shutil.rmtree(self.folder / name, ignore_errors=True)
             os.replace(partial, self.folder / name)
             for pointer in ("latest", *(("best",) if is_best else ())):
                 _write_text(self.folder / pointer, name)
             self._drop_old()
-        distributed.barrier()
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = ((error.strerror if isinstance(error, OSError) else None) or "the writer failed").lower()
+            raise OutputError(
+                f"Expected to write the checkpoint {name}, but {reason}; make room and go on with --resume auto, which "
+                "begins at the checkpoint before."
+            ) from error
 
     def find(self, which: str) -> Path | None:
         """Folder that ``latest`` or ``best`` points at, or None before the first."""
@@ -137,7 +198,7 @@ def read_meta(folder: Path) -> Meta:
         WeightsError: The folder is no checkpoint of a run.
     """
     try:
-        return Meta(**json.loads((folder / "meta.json").read_text(encoding="utf-8")))
+        return Meta(**json.loads((folder / META).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise WeightsError(
             f"Expected a training checkpoint, got {folder.name} without a readable meta.json."
@@ -151,9 +212,10 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizer, ranks: Ranks) 
         WeightsError: The files are damaged, or belong to another network.
     """
     meta = read_meta(folder)
+    verify(folder)
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         optimizer.adamw.load_state_dict(state["adamw"])
     except Exception as error:
         reason = str(error).replace("\n", " ")[:300]
@@ -163,6 +225,12 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizer, ranks: Ranks) 
     if len(state["random"]) == ranks.world_size:
         set_random_state(state["random"][ranks.rank])
     return meta
+
+
+def verify(folder: Path) -> None:
+    """Check the sums of a checkpoint's files; a damaged or missing one raises ``WeightsError``, which names it."""
+    names = [name for name in (WEIGHTS, STATE, META, MEAN) if name != MEAN or (folder / MEAN).is_file()]
+    verify_sums(folder, names, "write the name of an older checkpoint into 'latest' and resume from there", _SUMS)
 
 
 def check_same_run(saved: Meta, current: Meta, allowed: Sequence[str]) -> None:
@@ -197,15 +265,25 @@ def _run_identity(meta: Meta) -> dict[str, Any]:
     return flatten(meta.config) | {"manifest": meta.manifest_sha256, "world_size": meta.world_size}
 
 
+def weights_file(folder: Path) -> Path:
+    """The weights of a checkpoint that are meant to be used: their running mean, where the run kept one."""
+    return folder / MEAN if (folder / MEAN).is_file() else folder / WEIGHTS
+
+
 def _write_files(
-    folder: Path, model: nn.Module, optimizer: Optimizer, meta: Meta, random_states: Sequence[dict[str, torch.Tensor]]
+    folder: Path,
+    weights: Mapping[str, dict[str, Tensor]],
+    state: Mapping[str, Any],
+    meta: Meta,
+    config: Mapping[str, Any] | None,
 ) -> None:
-    weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    torch.save({"adamw": optimizer.adamw.state_dict(), "random": list(random_states)}, folder / "state.pt")
-    if isinstance(model, MedicalSam3):
-        _write_text(folder / CONFIG_FILE, json.dumps(to_config(architecture_of(model)), indent=2))
-    _write_text(folder / "meta.json", json.dumps(asdict(meta), indent=2))
+    for name, tensors in weights.items():
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+    torch.save(state, folder / STATE)
+    if config is not None:
+        _write_text(folder / CONFIG_FILE, json.dumps(config, indent=2))
+    _write_text(folder / META, json.dumps(asdict(meta), indent=2))
+    write_sums(folder, [path.name for path in folder.iterdir()], _SUMS)
 
 
 def _write_text(path: Path, text: str) -> None:

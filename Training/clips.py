@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from MedicalSAM3Lib.errors import InputError
 from Training.collate import Clip, LabelState, Sample
+from Training.coverage import Coverage, stack
 from Training.pieces import pieces_of
 from Training.volumes import TrainingVolume
 
@@ -85,14 +86,14 @@ def sample_clip(
         # One view for all slices; painting from labels would give an organ another grey on each.
         augment = config.augment.model_copy(update={"synthetic": 0.0})
         shown = [pictures.picture(volume, n, augment, np.random.default_rng(view)) for n in numbers]
-        bits = np.stack([one.bits for one in shown])
-        found = follow_concepts(bits, concepts.tolist(), given_at, config.clips, rng)
+        cover = stack([one.cover for one in shown])
+        found = follow_concepts(cover, concepts.tolist(), given_at, config.clips, rng)
         if not found:
             continue
         phrases = tuple(bank.draw(pictures.concepts[concept], rng) for concept in found)
         samples = []
         for one in shown:
-            masks = tuple(pieces_of(one.bits, c, config.min_object_pixels, config.max_objects) for c in found)
+            masks = tuple(pieces_of(one.cover.mask(c), config.min_object_pixels, config.max_objects) for c in found)
             states = tuple(_state(int(one.states[c]), len(mask)) for c, mask in zip(found, masks, strict=True))
             samples.append(Sample(one.image, phrases, states, masks))
         return samples, make_clip(np.stack(list(found.values())), given_at, config.clips, rng)
@@ -100,7 +101,7 @@ def sample_clip(
 
 
 def follow_concepts(
-    bits_tss: np.ndarray,
+    cover_tss: Coverage,
     concepts: list[int],
     given_at: tuple[int, ...],
     config: ClipConfig,
@@ -109,12 +110,12 @@ def follow_concepts(
     """Concept to one object of it ``(T, S, S)`` that is on every slice of ``given_at``, of the first few that have one.
 
     Args:
-        bits_tss: Coverage of the slices, bit c set where concept c covers the pixel.
+        cover_tss: Of the slices ``(T, S, S)``.
         concepts: In the order in which they are tried.
     """
     found: dict[int, np.ndarray] = {}
     for concept in concepts:
-        followed = follow_object((bits_tss >> concept) & 1 > 0, config.least_pixels, rng)
+        followed = follow_object(cover_tss.mask(concept), config.least_pixels, rng)
         if followed is not None and followed[list(given_at)].any(axis=(1, 2)).all():
             found[concept] = followed
         if len(found) == config.objects:

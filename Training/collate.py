@@ -132,6 +132,26 @@ class Batch:
             None if self.clips is None else self.clips.to(device),
         )
 
+    def split(self, count: int) -> list[Batch]:
+        """The same in ``count`` batches of equally many slices, with all of their pairs; there may be no clips."""
+        size, parts = len(self.images) // count, []
+        for first in range(0, size * count, size):
+            mine = (self.pair_slice >= first) & (self.pair_slice < first + size)
+            numbers = mine.nonzero()[:, 0].tolist()
+            objects = mine[self.object_pair]
+            parts.append(
+                Batch(
+                    self.images[first : first + size],
+                    tuple(self.phrases[number] for number in numbers),
+                    self.pair_slice[mine] - first,
+                    self.states[mine],
+                    self.boxes_cxcywh[objects],
+                    self.masks[objects],
+                    self.object_pair[objects] - (numbers[0] if numbers else 0),
+                )
+            )
+        return parts
+
 
 def boxes_of_masks(masks_tss: Tensor) -> Tensor:
     """Tight boxes ``(T, 4)`` as cx, cy, w, h in 0..1, from pixel edge to pixel edge.

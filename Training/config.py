@@ -68,7 +68,10 @@ class DataConfig(_Frozen):
         size_power: A present concept is drawn by this power of its visible area; 0 = all alike.
         sided_weight: How often one side of a paired organ is asked for, beside any other concept.
         min_object_pixels, max_objects: Smaller pieces, and those beyond the largest, are no objects.
+        cache: Folder in which volumes are kept as they are read, for data that memory does not hold; "" = memory.
         volume_weights: How often a volume is drawn; 1 unless named.
+        dataset_temperature, modality_temperature: 1 draws every volume alike often, more makes small data sets and rare
+            modalities less rare.
         prompts: What concepts are asked with beside their names (``Training/phrases.py``).
         preprocess: What the model sees, as it is written into the model folder.
         augment: How far training pictures depart from the stored ones.
@@ -76,6 +79,7 @@ class DataConfig(_Frozen):
     """
 
     manifest: str
+    cache: str = ""
     batch_slices: int = Field(default=1, ge=1)
     phrases_per_slice: int = Field(default=2, ge=1)
     negatives: float = Field(default=0.3, ge=0.0, le=1.0)
@@ -85,6 +89,8 @@ class DataConfig(_Frozen):
     min_object_pixels: int = Field(default=6, ge=1)
     max_objects: int = Field(default=16, ge=1)
     volume_weights: dict[str, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
+    dataset_temperature: float = Field(default=1.0, ge=1.0)
+    modality_temperature: float = Field(default=1.0, ge=1.0)
     prompts: tuple[PromptKind, ...] = ("synonym",)
     preprocess: PreprocessSpec = PreprocessSpec(image_size=1008)
     augment: AugmentConfig = AugmentConfig()
@@ -107,7 +113,11 @@ class OptimConfig(_Frozen):
         warmup: Steps of linear rise.
         timescale: Steps after which the inverse square root has taken the rate to 1/sqrt(2).
         cooldown: Last steps, over which the rate falls linearly to zero.
-        max_skipped: Steps with a gradient that is not finite that are skipped before the run gives up.
+        max_skipped: Steps with a loss or gradient that is not finite that are skipped before the run gives up.
+        frozen: Modules that keep the weights that they start with.
+        low_rank: Rank of adapters on the linear layers of ``low_rank_modules``, which are frozen otherwise; 0 = off.
+        low_rank_alpha: Adapters are scaled by this over their rank.
+        low_rank_modules: Where adapters are put.
     """
 
     lr: float = Field(default=1e-4, gt=0.0)
@@ -122,6 +132,10 @@ class OptimConfig(_Frozen):
     timescale: int = Field(default=1000, ge=1)
     cooldown: int = Field(default=0, ge=0)
     max_skipped: int = Field(default=10, ge=0)
+    frozen: tuple[Module, ...] = ()
+    low_rank: int = Field(default=0, ge=0)
+    low_rank_alpha: float = Field(default=16.0, gt=0.0)
+    low_rank_modules: tuple[Module, ...] = ("trunk", "text")
 
 
 class WarmStartConfig(_Frozen):
@@ -147,7 +161,12 @@ class RunConfig(_Frozen):
         validate_batches: Most batches a validation looks at.
         keep: How many of the latest checkpoints stay (``best`` stays besides).
         num_threads: Threads of one process on the CPU.
+        timeout_minutes: A rank that does not come for so long ends the run.
         compile: Compile the forward (``torch.compile``).
+        accumulate: Parts into which the slices of a step are divided, one after the other; the gradient is the same.
+        recompute: Keep fewer activations and compute them again in the backward (``Training/recompute.py``).
+        ema_decay: Of the running mean of the weights that is validated and used; 0 = none.
+        plan: Say before the start what memory and time the run will take; off saves a few seconds.
         allow_changed: Dotted keys that may differ from those of the checkpoint that a run resumes.
     """
 
@@ -162,7 +181,12 @@ class RunConfig(_Frozen):
     validate_batches: int = Field(default=50, ge=1)
     keep: int = Field(default=2, ge=1)
     num_threads: int = Field(default=1, ge=1)
+    timeout_minutes: float = Field(default=120.0, gt=0.0)
     compile: bool = False
+    accumulate: int = Field(default=1, ge=1)
+    recompute: bool = False
+    ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
+    plan: bool = True
     allow_changed: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -181,6 +205,14 @@ class TrainConfig(_Frozen):
     optim: OptimConfig = OptimConfig()
     warm_start: WarmStartConfig = WarmStartConfig()
     run: RunConfig
+
+    @model_validator(mode="after")
+    def _parts_are_whole(self) -> TrainConfig:
+        if self.run.accumulate > 1 and self.data.clips.per_step:
+            raise ValueError("run.accumulate: expected 1 beside data.clips, whose slices belong together, got more")
+        if self.data.batch_slices % self.run.accumulate:
+            raise ValueError("run.accumulate: expected a divisor of data.batch_slices, got another number")
+        return self
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

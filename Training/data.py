@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.preprocess import PreprocessSpec, normalise
 from Training.clips import draw_given, sample_clip
 from Training.collate import Batch, LabelState, Sample, collate
+from Training.coverage import Coverage
 from Training.manifest import read_manifest
 from Training.phrases import PhraseBank, draw_nonsense
 from Training.pieces import no_pieces, pieces_of
@@ -43,11 +45,11 @@ BEYOND_HU = -1400.0
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One slice on the model's canvas: ``image`` (3, S, S) normalised, coverage ``bits`` (S, S) int64,
+    """One slice on the model's canvas: ``image`` (3, S, S) normalised, what ``cover``s it (S, S),
     ``states`` (C,) of the concepts."""
 
     image: Tensor
-    bits: np.ndarray
+    cover: Coverage
     states: np.ndarray
 
 
@@ -57,9 +59,10 @@ class PictureSource:
 
     Attributes:
         volumes: All volumes of the manifest.
-        concepts: Concept ids, in the order of the coverage bits.
+        concepts: Concept ids, in the order of the coverage's columns.
         spec: Size, windows and normalisation of the model's input.
         weights: How often each volume is drawn; 1 unless named.
+        dataset_temperature, modality_temperature: See ``tempered``.
     """
 
     volumes: Sequence[TrainingVolume]
@@ -67,6 +70,8 @@ class PictureSource:
     spec: PreprocessSpec
     split: str
     weights: dict[str, float] | None = None
+    dataset_temperature: float = 1.0
+    modality_temperature: float = 1.0
 
     def slices(self) -> list[tuple[TrainingVolume, int]]:
         """Every (volume, slice) of the split, in a fixed order."""
@@ -74,24 +79,47 @@ class PictureSource:
 
     def draw_slice(self, rng: np.random.Generator) -> tuple[TrainingVolume, int]:
         """A volume by its weight, then one of its slices evenly."""
-        candidates = [volume for volume in self.volumes if len(volume.of_split(self.split))]
-        weights = np.array([(self.weights or {}).get(volume.volume_id, 1.0) for volume in candidates])
-        volume = candidates[int(rng.choice(len(candidates), p=weights / weights.sum()))]
+        volume = self._candidates[int(rng.choice(len(self._candidates), p=self._shares))]
         return volume, int(rng.choice(volume.of_split(self.split)))
+
+    @cached_property
+    def _candidates(self) -> list[TrainingVolume]:
+        return [volume for volume in self.volumes if len(volume.of_split(self.split))]
+
+    @cached_property
+    def _shares(self) -> np.ndarray:
+        """How often each candidate is drawn; a temperature makes what is rare less so."""
+        weights = np.array([(self.weights or {}).get(volume.volume_id, 1.0) for volume in self._candidates])
+        datasets = [volume.dataset for volume in self._candidates]
+        modalities = [volume.modality for volume in self._candidates]
+        weights = tempered(tempered(weights, datasets, self.dataset_temperature), modalities, self.modality_temperature)
+        return weights / weights.sum()
 
     def picture(self, volume: TrainingVolume, n: int, config: AugmentConfig, rng: np.random.Generator) -> Picture:
         """Warp, repaint and window one slice."""
         grid = canvas_grid(volume, self.spec.image_size, config, rng)
         outside = BEYOND_HU if volume.modality == "CT" else volume.ranges[0][0]
         values = sample_image(volume.slices[n], grid, outside)
-        bits = sample_coverage(volume.coverage[n], grid)
+        cover = sample_coverage(volume.coverage[n], grid)
         if volume.modality == "CT":
             if rng.random() < config.synthetic:
-                values = paint_from_labels(values, bits, self.concepts, rng)
+                values = paint_from_labels(values, cover, self.concepts, rng)
             elif rng.random() < config.contrast:
-                values = change_contrast(values, bits, self.concepts, rng)
+                values = change_contrast(values, cover, self.concepts, rng)
         channels = degrade(to_channels(values, volume, config, rng), config, rng)
-        return Picture(normalise(channels[None], self.spec)[0], bits, volume.states[n])
+        return Picture(normalise(channels[None], self.spec)[0], cover, volume.states[n])
+
+
+def tempered(weights: np.ndarray, groups: Sequence[str], temperature: float) -> np.ndarray:
+    """Weights whose sum in each group is its old sum to the power of 1 / temperature.
+
+    At 1 nothing changes; the higher the temperature, the more alike are the groups; within them all stays as it is.
+    """
+    if temperature == 1.0:
+        return weights
+    _, group = np.unique(groups, return_inverse=True)
+    sums = np.bincount(group, weights)
+    return weights * (sums ** (1.0 / temperature - 1.0))[group]
 
 
 class BatchSource:
@@ -182,11 +210,11 @@ class BatchSource:
             if not pool or (negative and rng.random() < self._config.nonsense):
                 phrases.append(draw_nonsense(rng, concepts))
                 states.append(LabelState.ABSENT)
-                masks.append(no_pieces(picture.bits))
+                masks.append(no_pieces(picture.cover.shape))
                 continue
-            weights = self._weights(pool, None if negative else picture.bits)
+            weights = self._weights(pool, None if negative else picture.cover)
             chosen = pool.pop(int(rng.choice(len(pool), p=weights)))
-            objects = no_pieces(picture.bits) if negative else self._objects(picture.bits, chosen)
+            objects = no_pieces(picture.cover.shape) if negative else self._objects(picture.cover, chosen)
             phrases.append(self._bank.draw(concepts[chosen], rng))
             masks.append(objects)
             # A structure that the canvas cut off or shrank to a few pixels is neither present nor absent.
@@ -200,32 +228,32 @@ class BatchSource:
             picture.image,
             tuple(self._bank.name(self.concepts[c]) for c in known),
             tuple(LabelState(int(picture.states[c])) for c in known),
-            tuple(self._objects(picture.bits, c, smallest=1) for c in known),
+            tuple(self._objects(picture.cover, c, smallest=1) for c in known),
         )
 
-    def _weights(self, pool: list[int], bits: np.ndarray | None) -> np.ndarray:
+    def _weights(self, pool: list[int], cover: Coverage | None) -> np.ndarray:
         """Draw large structures more often, and one side of a paired organ less often than the organ.
 
         Args:
             pool: Concepts to choose from.
-            bits: Coverage of the picture where size counts; None where nothing of the pool is on it.
+            cover: Of the picture where size counts; None where nothing of the pool is on it.
         """
         sided = [self.concepts[c].startswith(("left_", "right_")) for c in pool]
         weights = np.where(sided, self._config.sided_weight, 1.0)
-        if bits is not None and self._config.size_power > 0:
+        if cover is not None and self._config.size_power > 0:
             # At least a pixel: what augmentation moved off the canvas can still be drawn.
-            areas = np.array([np.count_nonzero((bits >> c) & 1) for c in pool], float)
+            areas = cover.areas()[pool].astype(float)
             weights *= areas.clip(1.0) ** self._config.size_power
         return weights / weights.sum()
 
-    def _objects(self, bits: np.ndarray, concept: int, smallest: int | None = None) -> Tensor:
+    def _objects(self, cover: Coverage, concept: int, smallest: int | None = None) -> Tensor:
         limit = self._config.min_object_pixels if smallest is None else smallest
-        return pieces_of(bits, concept, limit, self._config.max_objects)
+        return pieces_of(cover.mask(concept), limit, self._config.max_objects)
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A manifest in memory, from which every split is served."""
+    """The volumes of a manifest, from which every split is served."""
 
     volumes: tuple[TrainingVolume, ...]
     concepts: tuple[str, ...]
@@ -236,11 +264,15 @@ class TrainingData:
         """Read the manifest and all of its volumes."""
         manifest = read_manifest(Path(config.manifest))
         concepts = manifest.concepts()
-        return cls(tuple(load_volumes(manifest, concepts, config.preprocess)), concepts, config)
+        return cls(tuple(load_volumes(manifest, concepts, config.preprocess, config.cache)), concepts, config)
 
     def pictures(self, split: str) -> PictureSource:
         """Pictures of one split."""
-        return PictureSource(self.volumes, self.concepts, self.config.preprocess, split, self.config.volume_weights)
+        config = self.config
+        temperatures = config.dataset_temperature, config.modality_temperature
+        return PictureSource(
+            self.volumes, self.concepts, config.preprocess, split, config.volume_weights, *temperatures
+        )
 
     def source(self, split: str, *, seed: int, rank: int = 0, world_size: int = 1) -> BatchSource:
         """Batches of one split; ranks share its slices."""

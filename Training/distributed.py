@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -18,10 +18,14 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from MedicalSAM3Lib.errors import SettingsError
+from MedicalSAM3Lib.errors import RunError, SettingsError
 
 # A validation or a warm start on one rank may keep the others waiting longer than the default 10 minutes.
 TIMEOUT = timedelta(hours=2)
+
+# What ranks say to each other beside gradients, on the CPU so that no GPU is waited for. None: the default group.
+_control: distributed.ProcessGroup | None = None
+_patience = TIMEOUT
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -75,16 +79,21 @@ def rendezvous(environment: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def process_group(device: str = "auto", environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
+def process_group(
+    device: str = "auto", environment: Mapping[str, str] | None = None, timeout: timedelta = TIMEOUT
+) -> Iterator[Ranks]:
     """Join the ranks for the length of a ``with`` block and leave in order, whatever happens in it.
 
     Args:
         device: "auto" (CUDA if there is one), "cpu" or "cuda".
         environment: Variables to read; the process's own by default.
+        timeout: How long ranks wait for each other.
 
     Raises:
         SettingsError: CUDA was asked for and is not there, or the variables are incomplete.
+        RunError: Another rank has gone or hangs.
     """
+    global _control, _patience
     environment = os.environ if environment is None else environment
     rank, world_size, local_rank = read_environment(environment)
     if device == "cuda" and not torch.cuda.is_available():
@@ -97,11 +106,45 @@ def process_group(device: str = "auto", environment: Mapping[str, str] | None = 
         yield ranks
         return
     backend, address = ("nccl" if on_cuda else "gloo"), rendezvous(environment)
-    distributed.init_process_group(backend, address, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    distributed.init_process_group(backend, address, rank=rank, world_size=world_size, timeout=timeout)
     try:
+        _patience = timeout
+        _control = distributed.new_group(backend="gloo", timeout=timeout) if on_cuda else None
         yield ranks
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise RunError(f"Expected all {world_size} ranks to go on, got {_reason(error)}; {_GO_ON}") from error
     finally:
+        _control = None
         distributed.destroy_process_group()
+
+
+_GO_ON = "look at the output of that rank, and go on with --resume auto."
+
+
+def meet(where: str) -> None:
+    """Wait for all ranks, and name those that do not come in time.
+
+    Args:
+        where: What all of them are about to do, for the message.
+
+    Raises:
+        RunError: A rank hangs or has ended.
+    """
+    if not is_joined():
+        return
+    try:
+        distributed.monitored_barrier(group=_control, timeout=_patience, wait_all_ranks=True)
+    except RuntimeError as error:
+        late = re.search(r"[Rr]anks? ([\d, ]*\d) failed to pass", str(error))
+        got = f"rank {late[1]} missing, which hangs or has ended" if late else _reason(error)
+        raise RunError(f"Expected all ranks at {where}, got {got}; {_GO_ON}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of torch's error, without where in its sources it came from."""
+    return re.sub(r"^\[[^]]*\]:? *", "", str(error).splitlines()[0])[:200]
 
 
 def seed_rank(seed: int, rank: int) -> None:
@@ -114,10 +157,15 @@ def is_joined() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
+def rank_and_size() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    return (distributed.get_rank(), distributed.get_world_size()) if is_joined() else (0, 1)
+
+
 def barrier() -> None:
     """Wait for all ranks."""
     if is_joined():
-        distributed.barrier()
+        distributed.barrier(group=_control)
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
@@ -129,12 +177,12 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return values / distributed.get_world_size()
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
+def any_rank(flag: bool) -> bool:
     """Whether the flag is up on at least one rank; all ranks get the same answer."""
     if not is_joined():
         return flag
-    raised = torch.tensor(float(flag), device=device)
-    distributed.all_reduce(raised, distributed.ReduceOp.MAX)
+    raised = torch.tensor(float(flag))
+    distributed.all_reduce(raised, distributed.ReduceOp.MAX, group=_control)
     return bool(raised.item())
 
 
@@ -143,8 +191,13 @@ def gather(item: Any) -> Sequence[Any]:
     if not is_joined():
         return [item]
     items: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(items, item)
+    distributed.all_gather_object(items, item, group=_control)
     return items
+
+
+def summing_up(module: nn.Module, *, done: bool) -> AbstractContextManager[None]:
+    """Within the block the gradients of a wrapped module stay on their rank, unless this is the last part of a step."""
+    return nullcontext() if done or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
 def wrap(module: nn.Module) -> nn.Module:

@@ -172,10 +172,14 @@ class Optimizer:
             rates[module] = max(rates.get(module, 0.0), group["lr"])
         return rates
 
-    def step(self, step: int) -> float:
+    def step(self, step: int, loss: float = 0.0) -> float:
         """Clip, update, clear the gradients; returns the norm before clipping.
 
-        A gradient that is not finite on any rank leaves the weights as they are on all of them.
+        A gradient or a loss that is not finite on any rank leaves the weights as they are on all of them.
+
+        Args:
+            step: Number of the step, from 0.
+            loss: Mean over all ranks.
 
         Raises:
             RunError: More steps were skipped than the settings allow.
@@ -183,12 +187,12 @@ class Optimizer:
         self.set_rates(step)
         parameters = [parameter for group in self.adamw.param_groups for parameter in group["params"]]
         norm: Tensor = nn.utils.clip_grad_norm_(parameters, self._config.clip)
-        if distributed.any_rank(not bool(torch.isfinite(norm)), norm.device):
+        if distributed.any_rank(not math.isfinite(loss) or not bool(torch.isfinite(norm))):
             self.skipped += 1
             if self.skipped > self._config.max_skipped:
                 raise RunError(
-                    f"Expected at most {self._config.max_skipped} gradients that are not finite, got {self.skipped} by "
-                    f"step {step}; lower optim.lr or run in fp32."
+                    f"Expected at most {self._config.max_skipped} losses or gradients that are not finite, got "
+                    f"{self.skipped} by step {step}; lower optim.lr or run in fp32."
                 )
         else:
             self.adamw.step()

@@ -29,9 +29,10 @@ from MedicalSAM3Lib.weights import load_strictly
 from Training.calibrate import RUN_MM, ask_presence, in_words
 from Training.calibration import fit_presence
 from Training.card import make_card
-from Training.checkpoints import Checkpoints, Meta, read_meta
+from Training.checkpoints import Checkpoints, Meta, read_meta, weights_file
 from Training.config import TrainConfig, make_config
 from Training.data import TrainingData
+from Training.low_rank import merged
 from Training.manifest import Manifest, read_manifest
 from Training.modes import ModeScores, best_mode, compare_modes
 from Training.network import build_network
@@ -147,7 +148,7 @@ def load_network(config: TrainConfig, checkpoint: Path) -> tuple[MedicalSam3, To
         WeightsError: The weights are damaged or of another network.
     """
     model, tokenizer = build_network(config.model, config.run.seed)
-    load_strictly(model, read_tensors(checkpoint / "model.safetensors"), checkpoint.name)
+    load_strictly(model, merged(read_tensors(weights_file(checkpoint))), checkpoint.name)
     return model.eval(), tokenizer
 
 

@@ -15,8 +15,12 @@ from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.text import Tokenizer
 from Training.collate import Batch
+from Training.config import TrainConfig
 from Training.forward import forward_train, freeze_unused
-from Training.losses import LossConfig, compute_losses, global_counts
+from Training.losses import Counts, LossConfig, compute_losses, global_counts
+from Training.low_rank import add_low_rank
+from Training.optim import MODULE_PREFIXES, module_of
+from Training.recompute import recompute_layers
 from Training.track_losses import track_losses
 from Training.tracking import asked_at, track_clips
 
@@ -81,6 +85,34 @@ def thaw_tracker(model: MedicalSam3, *, neck: bool) -> None:
         part.requires_grad_(False)
 
 
+def make_ready(model: MedicalSam3, config: TrainConfig, *, with_clips: bool) -> None:
+    """Freeze what cannot or shall not learn, put adapters and recompute layers where that is asked for.
+
+    Raises:
+        SettingsError: As ``freeze_idle``, or nothing is left to learn.
+    """
+    freeze_idle(model, config.losses, with_clips=with_clips)
+    put_adapters(model, config)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and module_of(name) in config.optim.frozen:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise SettingsError("optim.frozen: expected something left to learn, got all of it frozen; leave modules out.")
+    if config.run.recompute:
+        recompute_layers(model)
+
+
+def put_adapters(model: MedicalSam3, config: TrainConfig) -> None:
+    """Low-rank adapters where they are asked for; raises ``SettingsError`` where there is no place for them.
+
+    They are the same on every rank.
+    """
+    if config.optim.low_rank:
+        prefixes = [prefix for module in config.optim.low_rank_modules for prefix in MODULE_PREFIXES[module]]
+        torch.manual_seed(config.run.seed)
+        add_low_rank(model, prefixes, config.optim.low_rank, config.optim.low_rank_alpha)
+
+
 class TrainStep(nn.Module):
     """Batch to weighted loss terms.
 
@@ -96,11 +128,14 @@ class TrainStep(nn.Module):
         self._losses = losses
         self._autocast = autocast
 
-    def forward(self, batch: Batch, phrases: Phrases) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, phrases: Phrases, counts: Counts | None = None) -> dict[str, Tensor]:
         """Weighted scalar terms; their sum is what is optimised.
 
         Every denominator is the mean of the ranks' counts, so that the mean of their gradients is the
         gradient of all their data taken together.
+
+        Args:
+            counts: Of the batch that this one is a part of; its own by default.
         """
         losses = self._losses
         terms: dict[str, Tensor] = {}
@@ -117,7 +152,7 @@ class TrainStep(nn.Module):
                 of_clips = tokens[-count * length :].unflatten(0, (count, length))
                 answers = track_clips(self.model, of_clips, batch.clips)
         if losses.detector:
-            terms |= compute_losses(outputs, batch, losses, global_counts(batch))
+            terms |= compute_losses(outputs, batch, losses, counts or global_counts(batch))
         if batch.clips is not None:
             truth = batch.clips.masks[:, asked_at(batch.clips, batch.clips.masks.shape[1])]
             terms |= track_losses(answers, truth, losses.track)

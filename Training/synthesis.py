@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from Training.coverage import Coverage
 from Training.transforms import gaussian_blur
 
 ENHANCEMENT_HU: dict[str, tuple[float, float]] = {
@@ -49,18 +50,18 @@ FILLINGS_HU: dict[str, tuple[float, float]] = {
 """Air, food, water and oral or excreted contrast agent."""
 
 
-def change_contrast(hu: Tensor, bits: np.ndarray, concepts: Sequence[str], rng: np.random.Generator) -> Tensor:
+def change_contrast(hu: Tensor, cover: Coverage, concepts: Sequence[str], rng: np.random.Generator) -> Tensor:
     """Shift organs and fill hollow ones in a CT slice ``(S, S)`` in HU; edges stay soft."""
     strength = rng.uniform(0, 1)
     change = torch.zeros_like(hu)
     for concept, (low, high) in ENHANCEMENT_HU.items():
-        mask = _mask(bits, concepts, concept)
+        mask = _mask(cover, concepts, concept)
         if mask is not None:
             # A phase moves all organs together; each departs from it a little.
             share = float(np.clip(strength + rng.normal(0, 0.25), 0, 1))
             change = torch.where(mask, torch.full_like(hu, low + share * (high - low)), change)
     for concept, (low, high) in FILLINGS_HU.items():
-        mask = _mask(bits, concepts, concept)
+        mask = _mask(cover, concepts, concept)
         if mask is not None and rng.random() < 0.4:
             filled = rng.uniform(low, high) + texture(hu.shape, 25.0, rng)
             part = mask & (texture(hu.shape, 1.0, rng) > rng.uniform(-1.5, 0.5))
@@ -68,7 +69,7 @@ def change_contrast(hu: Tensor, bits: np.ndarray, concepts: Sequence[str], rng: 
     return hu + gaussian_blur(change[None], 0.7)[0]
 
 
-def paint_from_labels(hu: Tensor, bits: np.ndarray, concepts: Sequence[str], rng: np.random.Generator) -> Tensor:
+def paint_from_labels(hu: Tensor, cover: Coverage, concepts: Sequence[str], rng: np.random.Generator) -> Tensor:
     """A picture ``(S, S)`` in HU whose every structure has a grey value of its own, drawn at random.
 
     Tissue that has no label keeps its kind (air, fat, soft, bone), so that the body stays a body.
@@ -78,10 +79,10 @@ def paint_from_labels(hu: Tensor, bits: np.ndarray, concepts: Sequence[str], rng
     for low, high, centre in ((-400, -20, -100), (-20, 130, 30), (130, 4000, 350)):
         kind = (hu >= low) & (hu < high)
         picture = torch.where(kind, torch.full_like(hu, centre + rng.normal(0, spread / 3)), picture)
-    for bit, concept in enumerate(concepts):
+    for number, concept in enumerate(concepts):
         if concept.startswith(("left_", "right_")):
             continue
-        mask = torch.from_numpy((bits >> bit) & 1 > 0)
+        mask = torch.from_numpy(cover.mask(number))
         if bool(mask.any()):
             own = float(hu[mask].median()) + rng.normal(0, spread)
             picture = torch.where(mask, torch.full_like(hu, own), picture)
@@ -100,8 +101,8 @@ def texture(shape: Sequence[int], deviation: float, rng: np.random.Generator) ->
     return functional.interpolate(coarse, size=tuple(shape), mode="bilinear", align_corners=False)[0, 0] * deviation
 
 
-def _mask(bits: np.ndarray, concepts: Sequence[str], concept: str) -> Tensor | None:
+def _mask(cover: Coverage, concepts: Sequence[str], concept: str) -> Tensor | None:
     if concept not in concepts:
         return None
-    covered = (bits >> concepts.index(concept)) & 1 > 0
+    covered = cover.mask(concepts.index(concept))
     return torch.from_numpy(covered) if covered.any() else None

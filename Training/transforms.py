@@ -1,6 +1,6 @@
 """Augmentation: one slice of a volume becomes a square picture on the model's canvas, another each time.
 
-Geometry is drawn in canvas units and applied to the image (bilinear) and to the coverage bits (nearest) in one
+Geometry is drawn in canvas units and applied to the image (bilinear) and to its coverage (nearest) in one
 go; grey values are then changed as scanners and contrast agents change them. Pictures are ``(S, S)``.
 There is no mirror image: left and right are part of what is asked.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from MedicalSAM3Lib.preprocess import apply_window
+from Training.coverage import Coverage
 from Training.volumes import TrainingVolume
 
 
@@ -94,13 +95,13 @@ def sample_image(picture: np.ndarray, grid: np.ndarray, outside: float) -> Tenso
     return sampled if picture.ndim == 3 else sampled[0]
 
 
-def sample_coverage(coverage: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Nearest coverage bits ``(S, S)`` at a grid's points, 0 outside."""
+def sample_coverage(coverage: Coverage, grid: np.ndarray) -> Coverage:
+    """What covers the nearest pixel ``(S, S)`` of a grid's points; nothing outside."""
     height, width = coverage.shape
     rows, columns = np.rint(grid[..., 0]).astype(int), np.rint(grid[..., 1]).astype(int)
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    picked = coverage[rows.clip(0, height - 1), columns.clip(0, width - 1)]
-    return np.where(inside, picked, 0)
+    picked = coverage.ids[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+    return Coverage(np.where(inside, picked, 0), coverage.table)
 
 
 def to_channels(picture: Tensor, volume: TrainingVolume, config: AugmentConfig, rng: np.random.Generator) -> Tensor:

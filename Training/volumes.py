@@ -1,13 +1,14 @@
-"""Volumes of a manifest in memory: raw slices and, for every pixel, which concepts cover it.
+"""Volumes of a manifest: raw slices and, for every pixel, which concepts cover it.
 
-Masks of all concepts share one int64 picture with a bit per concept: up to 63 concepts that may overlap
-("kidney" and "left kidney"), warped in one go.
+They are read once, and stay in memory or, where there is too much of them, in a folder of arrays that are opened for
+the one slice that is wanted (``volume_cache.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,9 +20,8 @@ from MedicalSAM3Lib.geometry import canonical_of, input_slice_index, pixel_mm, s
 from MedicalSAM3Lib.preprocess import PreprocessSpec, Ranges, body_box, square_canvas, value_ranges
 from MedicalSAM3Lib.structures import Volume
 from Training.collate import LabelState
+from Training.coverage import Coverage
 from Training.manifest import Manifest, ManifestRow
-
-MAX_CONCEPTS = 63
 
 
 @dataclass(frozen=True)
@@ -32,67 +32,116 @@ class TrainingVolume:
 
     Attributes:
         slices: float32 ``(N, H, W)``, or ``(N, H, W, 3)`` in colour: the stored values (HU for CT).
-        coverage: int64 ``(N, H, W)``, bit c set where concept c of the list covers the pixel.
+        coverage: ``(N, H, W)``, columns are the concepts of the list.
         states: int8 ``(N, C)`` of ``LabelState``.
         splits: One per slice, "" where the manifest says nothing.
         numbers: int64 ``(N,)``, the slice's number in the file.
         pixel_mm: Height and width of a pixel.
         ranges: Stored values that become 0 and 1 in each of the three channels.
+        dataset: Where it comes from.
     """
 
     volume_id: str
     modality: str
     slices: np.ndarray
-    coverage: np.ndarray
+    coverage: Coverage
     states: np.ndarray
     splits: tuple[str, ...]
     numbers: np.ndarray
     pixel_mm: tuple[float, float]
     ranges: Ranges
+    dataset: str = ""
 
     def of_split(self, split: str) -> np.ndarray:
         """Indices of the slices of a split."""
         return np.flatnonzero(np.array(self.splits) == split)
 
 
-def load_volumes(manifest: Manifest, concepts: Sequence[str], spec: PreprocessSpec) -> list[TrainingVolume]:
+def load_volumes(
+    manifest: Manifest, concepts: Sequence[str], spec: PreprocessSpec, cache: str = ""
+) -> list[TrainingVolume]:
     """Read every volume of the manifest once.
 
+    Args:
+        concepts: Columns of coverage and states.
+        spec: Of the model's input.
+        cache: Folder to keep arrays in; "" holds all in memory. Ranks that share it share the work.
+
     Raises:
-        InputError: More concepts than bits, a mask on another grid than its image, slices along two axes
-            under one volume id, or slices that the image does not have.
+        InputError: A file cannot be read, a mask lies on another grid than its image, slices along two axes under one
+            volume id, or slices that the image does not have. Rows are named by their number in the manifest.
     """
-    if len(concepts) > MAX_CONCEPTS:
-        raise InputError(f"Expected at most {MAX_CONCEPTS} concepts, got {len(concepts)}; split the manifest.")
-    return [_load(manifest, volume_id, concepts, spec) for volume_id in manifest.volume_ids()]
+    if not cache:
+        return [_volume(manifest, one, concepts, read_pictures(manifest, one, spec)) for one in manifest.volume_ids()]
+    from Training.volume_cache import cached_pictures
+
+    every = cached_pictures(manifest, spec, Path(cache))
+    return [
+        _volume(manifest, one, concepts, pictures) for one, pictures in zip(manifest.volume_ids(), every, strict=True)
+    ]
 
 
-def _load(manifest: Manifest, volume_id: str, concepts: Sequence[str], spec: PreprocessSpec) -> TrainingVolume:
+@dataclass(frozen=True)
+class Pictures:
+    """What the files of a volume hold: its slices, and where each of its own ``concepts`` is on them.
+
+    The other fields are as in ``TrainingVolume``; the columns of ``coverage`` are ``concepts``.
+    """
+
+    slices: np.ndarray
+    coverage: Coverage
+    concepts: tuple[str, ...]
+    numbers: np.ndarray
+    pixel_mm: tuple[float, float]
+    ranges: Ranges
+
+
+def _volume(manifest: Manifest, volume_id: str, concepts: Sequence[str], pictures: Pictures) -> TrainingVolume:
     rows = manifest.of_volume(volume_id)
+    states, splits = _slice_facts(rows, pictures.numbers, concepts)
+    table = np.zeros((len(pictures.coverage.table), len(concepts)), bool)
+    for column, concept in enumerate(pictures.concepts):
+        if concept in concepts:
+            table[:, concepts.index(concept)] = pictures.coverage.table[:, column]
+    return TrainingVolume(
+        volume_id=volume_id,
+        modality=rows[0].modality,
+        slices=pictures.slices,
+        coverage=Coverage(pictures.coverage.ids, table),
+        states=states,
+        splits=splits,
+        numbers=pictures.numbers,
+        pixel_mm=pictures.pixel_mm,
+        ranges=pictures.ranges,
+        dataset=rows[0].dataset,
+    )
+
+
+def read_pictures(manifest: Manifest, volume_id: str, spec: PreprocessSpec) -> Pictures:
+    """Read the image and the masks of a volume; raises ``InputError``, which names a row of the manifest."""
+    rows = manifest.of_volume(volume_id)
+    try:
+        return _read(manifest, rows, spec)
+    except InputError as error:
+        number = manifest.rows.index(rows[0])
+        raise InputError(f"Row {number} of the manifest, data set '{rows[0].dataset}': {error}") from error
+
+
+def _read(manifest: Manifest, rows: Sequence[ManifestRow], spec: PreprocessSpec) -> Pictures:
     first = rows[0]
     volume = read_volume(manifest.path(first.image))
     canonical = canonical_of(volume.ijk_to_lps)
     slices = np.ascontiguousarray(slices_along(canonical.to_canonical(volume.array), first.axis))
     numbers = input_slice_index(canonical, first.axis, len(slices))
-    states, splits = _slice_facts(rows, numbers, concepts)
+    concepts = tuple(sorted({row.concept for row in rows if row.mask}))
     coverage = _coverage(manifest, rows, concepts, volume, slices.shape[:3])
     ranges = value_ranges(slices, first.modality, spec)
     size_mm = pixel_mm(canonical.spacing_mm(volume.spacing_mm), first.axis)
     if spec.crop == "body" and first.modality == "CT":
         top, bottom, left, right = body_box(slices, size_mm)
         slices, coverage = slices[:, top:bottom, left:right], coverage[:, top:bottom, left:right]
-    slices, coverage, size_mm = no_finer_than(spec.image_size, slices, coverage, size_mm)
-    return TrainingVolume(
-        volume_id=volume_id,
-        modality=first.modality,
-        slices=slices,
-        coverage=coverage,
-        states=states,
-        splits=splits,
-        numbers=numbers,
-        pixel_mm=size_mm,
-        ranges=ranges,
-    )
+    slices, ids, size_mm = no_finer_than(spec.image_size, slices, coverage.ids, size_mm)
+    return Pictures(slices, Coverage(ids, coverage.table), concepts, numbers, size_mm, ranges)
 
 
 def no_finer_than(
@@ -104,7 +153,7 @@ def no_finer_than(
 
     Args:
         slices: Stored values ``(N, H, W)``, or ``(N, H, W, 3)`` in colour.
-        coverage: Bits ``(N, H, W)``; they keep the value at each new pixel's centre.
+        coverage: Numbers ``(N, H, W)``; they keep the value at each new pixel's centre.
         size_mm: Height and width of a pixel.
 
     Returns:
@@ -131,21 +180,21 @@ def _coverage(
     concepts: Sequence[str],
     image: Volume,
     shape_nhw: tuple[int, ...],
-) -> np.ndarray:
-    """Bits of all masks as pictures ``(N, H, W)``; none set in a volume of which everything is absent."""
-    coverage = np.zeros(shape_nhw, np.int64)
-    column = {concept: bit for bit, concept in enumerate(concepts)}
-    for path, concept in sorted({(row.mask, row.concept) for row in rows if row.mask and row.concept in column}):
-        mask = read_volume(manifest.path(path))
-        if mask.array.shape != image.shape_kji or not np.allclose(mask.ijk_to_lps, image.ijk_to_lps, atol=1e-2):
-            raise InputError(
-                f"Expected the mask of '{concept}' in '{rows[0].volume_id}' on the grid of its image "
-                f"{image.shape_kji}, got another grid {mask.array.shape}; resample it."
-            )
-        canonical = canonical_of(mask.ijk_to_lps)
-        pictures = slices_along(canonical.to_canonical(mask.array > 0.5), rows[0].axis)
-        coverage |= pictures.astype(np.int64) << column[concept]
-    return coverage
+) -> Coverage:
+    """All masks as pictures ``(N, H, W)``; nothing covers a volume of which everything is absent."""
+
+    def masks() -> Iterator[tuple[int, np.ndarray]]:
+        for path, concept in sorted({(row.mask, row.concept) for row in rows if row.mask}):
+            mask = read_volume(manifest.path(path))
+            if mask.array.shape != image.shape_kji or not np.allclose(mask.ijk_to_lps, image.ijk_to_lps, atol=1e-2):
+                raise InputError(
+                    f"Expected the mask of '{concept}' in '{rows[0].volume_id}' on the grid of its image "
+                    f"{image.shape_kji}, got another grid {mask.array.shape}; resample it."
+                )
+            canonical = canonical_of(mask.ijk_to_lps)
+            yield concepts.index(concept), slices_along(canonical.to_canonical(mask.array > 0.5), rows[0].axis)
+
+    return Coverage.of_masks(shape_nhw, masks(), len(concepts))
 
 
 def _slice_facts(

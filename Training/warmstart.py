@@ -220,9 +220,9 @@ def _dense_batch(
     for row in range(count):
         rng = np.random.default_rng([seed, 1, step, row])
         picture = pictures.picture(*pictures.draw_slice(rng), augment, rng)
-        target = np.zeros(picture.bits.shape, np.int64)
-        for number, bit in enumerate(classes, start=1):
-            target[(picture.bits >> bit) & 1 > 0] = number
+        target = np.zeros(picture.cover.shape, np.int64)
+        for number, concept in enumerate(classes, start=1):
+            target[picture.cover.mask(concept)] = number
         images.append(picture.image)
         targets.append(torch.from_numpy(target))
         knowns.append(torch.from_numpy(picture.states[classes] != LabelState.UNKNOWN))

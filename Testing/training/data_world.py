@@ -14,6 +14,7 @@ from MedicalSAM3Lib.preprocess import PreprocessSpec
 from Training.adapters.labelled import LabelledVolume
 from Training.collate import LabelState
 from Training.config import DataConfig
+from Training.coverage import Coverage
 from Training.data import BatchSource, PictureSource
 from Training.manifest import write_manifest
 from Training.packages import write_volume
@@ -98,12 +99,13 @@ def in_memory(
     """
     states = [np.where(mask.any((1, 2)), LabelState.PRESENT, LabelState.ABSENT) for mask in masks.values()]
     states += [np.full(len(slices), state) for state in (known or {}).values()]
-    coverage = sum(mask.astype(np.int64) << bit for bit, mask in enumerate(masks.values()))
+    places = ((number, np.broadcast_to(mask, slices.shape)) for number, mask in enumerate(masks.values()))
+    coverage = Coverage.of_masks(slices.shape, places, len(states))
     volume = TrainingVolume(
         volume_id="pictures",
         modality="CT",
         slices=slices.astype(np.float32),
-        coverage=np.broadcast_to(np.asarray(coverage, np.int64), slices.shape),
+        coverage=coverage,
         states=np.stack(states, 1).astype(np.int8),
         splits=("train",) * len(slices),
         numbers=np.arange(len(slices)),

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
-from MedicalSAM3Lib.errors import SettingsError, WeightsError
+from MedicalSAM3Lib.errors import OutputError, SettingsError, WeightsError
 from Training import checkpoints as module
-from Training.checkpoints import Checkpoints, Meta, check_same_run, flatten, read_meta, restore
+from Training.checkpoints import Checkpoints, Meta, check_same_run, flatten, read_meta, restore, weights_file
 from Training.config import OptimConfig
 from Training.distributed import Ranks
 from Training.optim import Group, Optimizer
@@ -38,6 +43,7 @@ def meta(step: int = 1, **changes: Any) -> Meta:
 
 def save(store: Checkpoints, step: int, *, is_best: bool = False) -> None:
     store.save(*small_run(), meta(step), is_best=is_best, is_main=True)
+    store.finish()
 
 
 def test_weights_optimiser_and_random_numbers_come_back(tmp_path: Path) -> None:
@@ -45,6 +51,7 @@ def test_weights_optimiser_and_random_numbers_come_back(tmp_path: Path) -> None:
     model, optimizer = small_run()
     optimizer.skipped = 3
     store.save(model, optimizer, meta(7, best_score=0.5, skipped=3), is_best=False, is_main=True)
+    store.finish()
     expected = torch.rand(4)
     other, others = small_run(seed=1)
     found = restore(store.find("latest") or tmp_path, other, others, ALONE)
@@ -87,13 +94,65 @@ def test_a_save_that_is_cut_off_leaves_the_latest_as_it_was(tmp_path: Path, monk
     store = Checkpoints(tmp_path, keep=2)
     save(store, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(module.torch, "save", lambda *_: (_ for _ in ()).throw(OSError("full")))
-        with pytest.raises(OSError, match="full"):
+        patch.setattr(module.torch, "save", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(28))))
+        with pytest.raises(OutputError, match="step_00000002, but no space left on device; make room"):
             save(store, 2)
-    assert store.find("latest") == tmp_path / "step_00000001"
-    assert not (tmp_path / "step_00000002").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"latest", "step_00000001"}
+    restore(tmp_path / "step_00000001", *small_run(), ALONE)
     save(store, 3)
     assert {path.name for path in tmp_path.iterdir()} == {"latest", "step_00000001", "step_00000003"}
+
+
+def test_a_save_that_failed_is_told_at_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Checkpoints(tmp_path, keep=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_file", lambda *_, **__: (_ for _ in ()).throw(SafetensorError("I/O error")))
+        store.save(*small_run(), meta(1), is_best=False, is_main=True)
+        with pytest.raises(OutputError, match="step_00000001, but the writer failed"):
+            store.save(*small_run(), meta(2), is_best=False, is_main=True)
+    assert store.find("latest") is None
+
+
+def test_what_is_saved_is_what_was_there_when_it_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, write = threading.Event(), module._write_files
+    monkeypatch.setattr(module, "_write_files", lambda *a: (go_on.wait(30), write(*a)))
+    store, (model, optimizer) = Checkpoints(tmp_path, keep=1), small_run()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    moments = [state["exp_avg"].clone() for state in optimizer.adamw.state.values()]
+    store.save(model, optimizer, meta(1), is_best=False, is_main=True)
+    assert store.find("latest") is None
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step(1)
+    go_on.set()
+    store.finish()
+    other, others = small_run(seed=1)
+    restore(tmp_path / "step_00000001", other, others, ALONE)
+    assert all(torch.equal(other.state_dict()[name], tensor) for name, tensor in before.items())
+    assert all(torch.equal(s["exp_avg"], m) for s, m in zip(others.adamw.state.values(), moments, strict=True))
+    assert not torch.equal(model.weight, before["weight"])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "meta.json"])
+def test_a_bit_that_changed_is_noticed(tmp_path: Path, name: str) -> None:
+    store = Checkpoints(tmp_path, keep=1)
+    save(store, 1)
+    path = tmp_path / "step_00000001" / name
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError):
+        restore(path.parent, *small_run(), ALONE)
+
+
+def test_the_running_mean_is_what_is_used_where_there_is_one(tmp_path: Path) -> None:
+    store, (model, optimizer) = Checkpoints(tmp_path, keep=2), small_run()
+    save(store, 1)
+    assert weights_file(tmp_path / "step_00000001").name == "model.safetensors"
+    mean = {name: tensor * 0 for name, tensor in model.state_dict().items()}
+    store.save(model, optimizer, meta(2), is_best=False, is_main=True, mean=mean)
+    store.finish()
+    assert not load_file(weights_file(tmp_path / "step_00000002"))["weight"].any()
+    restore(tmp_path / "step_00000002", *small_run(), ALONE)
 
 
 def test_a_checkpoint_that_nothing_points_at_is_written_again(tmp_path: Path) -> None:

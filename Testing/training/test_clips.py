@@ -18,6 +18,7 @@ from Training.clips import (
     rough_outline,
 )
 from Training.collate import LabelState
+from Training.coverage import Coverage
 from Training.volumes import TrainingVolume
 
 SIDE = 48
@@ -94,11 +95,12 @@ def test_the_first_slice_is_given_and_now_and_then_another() -> None:
 
 
 def test_objects_are_followed_that_are_on_every_given_slice() -> None:
-    bits = blocks((5, 15), (6, 16), None) * 1 + blocks((25, 35), (26, 36), (27, 37)) * 4
-    assert list(follow_concepts(bits, [0, 1, 2], (0, 1), ClipConfig(), rng())) == [0, 2]
-    assert list(follow_concepts(bits, [0, 1, 2], (0, 2), ClipConfig(), rng())) == [2]
-    assert list(follow_concepts(bits, [2, 0], (0,), ClipConfig(objects=1), rng())) == [2]
-    assert follow_concepts(bits, [1], (0,), ClipConfig(), rng()) == {}
+    masks = [(0, blocks((5, 15), (6, 16), None)), (2, blocks((25, 35), (26, 36), (27, 37)))]
+    cover = Coverage.of_masks(masks[0][1].shape, masks, 3)
+    assert list(follow_concepts(cover, [0, 1, 2], (0, 1), ClipConfig(), rng())) == [0, 2]
+    assert list(follow_concepts(cover, [0, 1, 2], (0, 2), ClipConfig(), rng())) == [2]
+    assert list(follow_concepts(cover, [2, 0], (0,), ClipConfig(objects=1), rng())) == [2]
+    assert follow_concepts(cover, [1], (0,), ClipConfig(), rng()) == {}
 
 
 def test_windows_lie_in_one_run_of_the_split_and_go_both_ways() -> None:

@@ -106,12 +106,15 @@ def test_modules_of_the_settings_are_those_of_the_optimiser() -> None:
 
 
 def test_the_recipe_of_the_paper_has_the_numbers_of_the_paper() -> None:
-    config = load_config(TRAINING / "recipes" / "paper.yaml")
+    config = load_config(TRAINING / "recipes" / "medical_sam3.yaml")
     rates = config.optim.module_lr
     assert rates["decoder"] == rates["masks"] == rates["scoring"] == 3e-4
     assert rates["trunk"] == rates["text"] == 5e-5
     assert rates["geometry"] == 1e-4
-    assert config.optim.layer_decay == 0.85
+    assert (config.optim.layer_decay, config.optim.layer_groups) == (0.85, 12)
+    assert config.data.preprocess.image_size == 1008
+    assert config.run.seed == 42
+    assert config.run.validate_every > 0
     assert config.optim.betas == (0.9, 0.999)
     assert config.run.epochs == 10
     losses = config.losses

@@ -135,12 +135,12 @@ def test_objects_are_connected_pieces_the_largest_first_without_specks() -> None
 
 def test_large_structures_are_drawn_more_often_where_size_counts() -> None:
     volume = scene(count=1, side=32)
-    bits = {concept: int(((volume.coverage[0] >> row) & 1).sum()) for row, concept in enumerate(CONCEPTS)}
+    areas = dict(zip(CONCEPTS, volume.coverage[0].areas().tolist(), strict=True))
     settings = {"phrases_per_slice": 1, "batch_slices": 600, "sided_weight": 1.0, "size_power": 1.0}
     drawn = source_of(volume, CONCEPTS, **settings).batch(0)
     counts = Counter(concept.concept_id for phrase in drawn.phrases if (concept := find_concept(phrase)))
-    for concept, area in bits.items():
-        assert counts[concept] / 600 == pytest.approx(area / sum(bits.values()), abs=0.07)
+    for concept, area in areas.items():
+        assert counts[concept] / 600 == pytest.approx(area / sum(areas.values()), abs=0.07)
 
 
 def test_one_side_is_drawn_less_often_than_the_organ() -> None:
@@ -154,7 +154,7 @@ def test_one_side_is_drawn_less_often_than_the_organ() -> None:
 
 def test_volumes_are_drawn_by_their_weight() -> None:
     dark, bright = scene(volume_id="dark"), scene(volume_id="bright")
-    bright = in_memory(bright.slices + 5000, {"liver": bright.coverage & 4 > 0}, volume_id="bright")
+    bright = in_memory(bright.slices + 5000, {"liver": bright.coverage.mask(2)}, volume_id="bright")
     drawn = source_of([dark, bright], ("liver",), batch_slices=400, volume_weights={"bright": 3.0}).batch(0)
     assert float((drawn.images.amin((1, 2, 3)) > 0.9).float().mean()) == pytest.approx(0.75, abs=0.06)
 

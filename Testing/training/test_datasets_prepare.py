@@ -83,7 +83,7 @@ def test_training_reads_a_prepared_volume(tmp_path: Path) -> None:
     manifest = prepared("urocell", tmp_path)
     concepts = ("golgi_apparatus", "endolysosome", "mitochondrion")
     first, second = load_volumes(manifest, concepts, PreprocessSpec(image_size=48))
-    assert np.array_equal(np.flatnonzero((first.coverage >> 2 & 1).any(axis=(1, 2))), [0, 1])
+    assert np.array_equal(np.flatnonzero(first.coverage.mask(2).any(axis=(1, 2))), [0, 1])
     assert set(second.states[:, :2].ravel()) == {LabelState.UNKNOWN}
     assert set(first.states[:, 1]) == {LabelState.ABSENT}
 
@@ -102,7 +102,7 @@ def test_training_sees_a_prepared_picture_as_inference_does(name: str, side: int
         # Not at the very edge, where training lets what lies beyond the picture shine through.
         within = (slice(None), slice(side // 6 + 2, -side // 6 - 2), slice(2, -2))
         torch.testing.assert_close(picture.image[within], wanted[within], atol=2e-5, rtol=0)
-        assert bool(picture.bits.any()) == (LabelState.PRESENT in volume.states[number])
+        assert picture.cover.any() == (LabelState.PRESENT in volume.states[number])
 
 
 @pytest.mark.parametrize(("name", "modality"), [("ps_fh_aop", "RGB"), ("us_nerve", "GREY"), ("segthy", "US")])

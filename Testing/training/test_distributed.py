@@ -11,7 +11,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from MedicalSAM3Lib.errors import SettingsError
+from MedicalSAM3Lib.errors import RunError, SettingsError
 from Training import distributed
 from Training.distributed import first_host, process_group, read_environment, rendezvous
 
@@ -60,12 +60,13 @@ def test_a_single_process_has_no_group() -> None:
         assert ranks.device == torch.device("cpu")
         assert not distributed.is_joined()
         assert distributed.mean_over_ranks(values) is values
-        assert distributed.any_rank(True, ranks.device)
-        assert not distributed.any_rank(False, ranks.device)
+        assert distributed.any_rank(True)
+        assert not distributed.any_rank(False)
         assert distributed.gather("mine") == ["mine"]
         module = nn.Linear(1, 1)
         assert distributed.wrap(module) is module
         distributed.barrier()
+        distributed.meet("step 1")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -82,6 +83,35 @@ def test_the_group_is_left_also_after_an_error(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ZeroDivisionError), process_group("cpu", here):
         raise ZeroDivisionError
     assert calls == [("gloo", "tcp://127.0.0.1:1", 3), ("left",)]
+
+
+@pytest.mark.parametrize(
+    ("said", "got"),
+    [
+        ("[Rank 0]: Ranks 1, 3 failed to pass monitoredBarrier in 5000 ms", "got rank 1, 3 missing"),
+        ("[Rank 1]: Rank 0 did not answer\nmore", "got Rank 0 did not answer;"),
+    ],
+)
+def test_a_rank_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch, said: str, got: str) -> None:
+    def fail(**_: Any) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(distributed, "is_joined", lambda: True)
+    monkeypatch.setattr(dist, "monitored_barrier", fail)
+    with pytest.raises(RunError, match="at step 7") as caught:
+        distributed.meet("step 7")
+    assert got in str(caught.value)
+    assert "--resume auto" in str(caught.value)
+
+
+def test_a_broken_connection_is_a_reason_and_another_error_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    here = {**TORCHRUN, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    with pytest.raises(RunError, match="all 4 ranks to go on"), process_group("cpu", here):
+        raise RuntimeError("[/src/gloo/pair.cc:553] Connection closed by peer [127.0.0.1]")
+    with pytest.raises(RuntimeError, match="size mismatch"), process_group("cpu", here):
+        raise RuntimeError("size mismatch")
 
 
 def test_ranks_draw_different_numbers_and_the_same_ones_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from MedicalSAM3Lib.architecture import full_size
 from MedicalSAM3Lib.errors import RunError, SettingsError
 from Testing.training.tiny_world import tiny_model
-from Training.config import OptimConfig
+from Training.config import OptimConfig, load_config
 from Training.forward import freeze_unused
 from Training.optim import (
     Group,
@@ -25,7 +26,9 @@ from Training.optim import (
     layer_scale,
     schedule,
 )
+from Training.step import freeze_idle
 
+RECIPE = Path(__file__).parents[2] / "Training" / "recipes" / "medical_sam3.yaml"
 TRUNK = "detector_model.vision_encoder.backbone."
 
 
@@ -164,7 +167,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_alone_until_the_budget
     assert torch.equal(parameter, before)
     assert not optimizer.adamw.state
     parameter.grad = torch.tensor([bad, 1.0])
-    with pytest.raises(RunError, match="at most 2 gradients that are not finite, got 3"):
+    with pytest.raises(RunError, match="at most 2 losses or gradients that are not finite, got 3"):
         optimizer.step(0)
 
 
@@ -191,3 +194,27 @@ def test_the_full_size_network_falls_into_groups_with_and_without_its_tracker() 
     assert rates["trunk.0"] == f"{1e-4 * 0.85**33:.2e}"
     assert rates["trunk.32"] == "8.50e-05"
     assert rates["trunk.position"] == "1.00e-04"
+
+
+def test_the_recipe_puts_every_parameter_of_sam3_into_one_group_at_the_papers_rate() -> None:
+    config = load_config(RECIPE)
+    with torch.device("meta"):
+        model = full_size(tracker=True).build()
+    freeze_idle(model, config.losses)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = build_groups(model, config.optim)
+    grouped = [names[id(parameter)] for group in groups for parameter in group.parameters]
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert sorted([*grouped, *frozen]) == sorted(names.values())
+    # What text alone never reads is all that does not learn: the tracker, box prompts, levels without a reader.
+    reached = sum(p.numel() for name, p in model.named_parameters() if name.startswith("detector_model."))
+    learning = sum(parameter.numel() for group in groups for parameter in group.parameters)
+    assert 0.99 < learning / reached < 1
+    rates = {name: group.lr for group in groups for name in [group.name] if "(" not in name}
+    assert rates["decoder"] == rates["masks"] == rates["scoring"] == 3e-4
+    assert rates["text"] == rates["neck"] == 5e-5
+    assert rates["geometry"] == 1e-4
+    # Eq. 1: 32 blocks in L = 12 groups, l = 0..11, at 0.85 ** (12 - l); the embedding lies below them.
+    layers = [rates[f"trunk.{number}"] for number in range(13)]
+    assert layers == pytest.approx([5e-5 * 0.85 ** (13 - number) for number in range(13)])
+    assert "trunk.13" not in rates

@@ -34,16 +34,17 @@ from Testing.training.tiny_world import (
     tiny_data,
     tiny_model,
 )
-from Training import train as module
+from Training import loop as module
 from Training.collate import Batch
 from Training.config import ModelConfig
 from Training.distributed import Ranks
+from Training.loop import Data
 from Training.loss_config import LossConfig
 from Training.manifest import ManifestRow, write_manifest
 from Training.network import build_network
 from Training.optim import check_gradients
 from Training.step import TrainStep, encode_phrases, freeze_idle
-from Training.train import Data, main, train
+from Training.train import main, train
 
 ROOT = Path(__file__).parents[2]
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
@@ -69,7 +70,9 @@ def run(
 def steps_of(out: Path) -> list[dict[str, Any]]:
     """The lines of the log that depend on nothing but the numbers."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if not k.endswith(("seconds", "per_second", "utilisation"))} for line in lines
+    ]
 
 
 def weights(out: Path) -> dict[str, Tensor]:
@@ -83,21 +86,17 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def tiny_process(out: Path, *overrides: str, **environment: str) -> subprocess.Popen[bytes]:
+def tiny_process(out: Path, *overrides: str, pipe: bool = False, **environment: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-W", "error", "-m", "Testing.training.tiny_run", str(out), *overrides]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen(command, env=environment, cwd=ROOT)
+    return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE if pipe else None)
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = tiny_process(killed, "pause=0.3", "run.precision=bf16")
-    deadline = time.monotonic() + 240
     # After the third of six steps; checkpoints are of the second and the fourth, so one is computed again.
-    while not (killed / "log.jsonl").is_file() or len((killed / "log.jsonl").read_text().splitlines()) < 3:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_line(killed, 3, [process])
     process.kill()
     process.wait()
     assert len(steps_of(killed)) < 6
@@ -106,17 +105,21 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert_same_run(killed, whole)
 
 
-def test_sigterm_saves_at_the_next_step_and_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_saves_at_the_next_step_and_ends(tmp_path: Path, asked: signal.Signals) -> None:
     class Terminated(SquareSource):
         def batch(self, step: int) -> Batch:
             if step == 3:
-                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(asked)
             return super().batch(step)
 
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
-    before = signal.getsignal(signal.SIGTERM)
-    run(stopped, data=Data(Terminated(), tiny_data().val, "0" * 64), run={"save_every": 100})
-    assert signal.getsignal(signal.SIGTERM) is before
+    before = signal.getsignal(asked)
+    data = Data(Terminated(), tiny_data().val, "0" * 64)
+    config = tiny_config(stopped, run={"save_every": 100})
+    finished = train(config, ALONE, tiny_model(), FakeTokenizer(), data, resume=False)  # type: ignore[arg-type]
+    assert not finished
+    assert signal.getsignal(asked) is before
     assert (stopped / "checkpoints" / "latest").read_text() == "step_00000004\n"
     assert len(steps_of(stopped)) == 4
     run(stopped, resume=True)
@@ -124,13 +127,53 @@ def test_sigterm_saves_at_the_next_step_and_ends(tmp_path: Path) -> None:
     assert_same_run(stopped, whole)
 
 
-def test_two_ranks_are_one_rank_with_twice_the_batch(tmp_path: Path) -> None:
+def two_processes(out: Path, *overrides: str, **settings: Any) -> list[subprocess.Popen[bytes]]:
+    """The same run on two ranks that talk by gloo."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    return [tiny_process(out, *overrides, **meeting, RANK=r, LOCAL_RANK=r, **settings) for r in "01"]
+
+
+def wait_for_line(out: Path, line: int, processes: list[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + 240
+    while not (out / "log.jsonl").is_file() or len((out / "log.jsonl").read_text().splitlines()) < line:
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_two_ranks_killed_at_a_random_step_go_on_bit_for_bit(tmp_path: Path) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    common = ("run.steps=8", "run.save_every=3")
+    processes = two_processes(killed, *common, "pause=0.1")
+    wait_for_line(killed, int(np.random.default_rng().integers(1, 8)), processes)
+    for process in processes:
+        process.kill()
+        process.wait()
+    for out in (killed, whole):
+        assert [process.wait(timeout=240) for process in two_processes(out, *common)] == [0, 0]
+    assert len(steps_of(killed)) == 8
+    assert_same_run(killed, whole)
+
+
+def test_a_rank_that_hangs_ends_the_run_with_a_reason(tmp_path: Path) -> None:
+    processes = two_processes(tmp_path, "hang=[2,1]", "run.timeout_minutes=0.3", pipe=True)
+    try:
+        _, said = processes[0].communicate(timeout=240)
+    finally:
+        processes[1].kill()
+        processes[1].communicate()
+    assert processes[0].returncode == 1
+    assert b"Expected all ranks at step 2, got rank 1 missing" in said
+    assert b"--resume auto" in said
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step_00000002\n"
+
+
+def test_two_ranks_are_one_rank_with_twice_the_batch(tmp_path: Path) -> None:
     # Slice 3 is the second rank's: both ranks must skip that step, as one rank does.
     common = ("exact=true", "run.validate_every=3", "broken=[1,3]")
-    processes = [tiny_process(tmp_path / "two", *common, **meeting, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
+    processes = two_processes(tmp_path / "two", *common)
     tiny_run.main(str(tmp_path / "one"), [*common, "data.batch_slices=4"])
     assert [process.wait(timeout=240) for process in processes] == [0, 0]
     one, two = steps_of(tmp_path / "one"), steps_of(tmp_path / "two")
@@ -229,8 +272,13 @@ def test_pictures_that_are_not_numbers_are_skipped_until_the_run_gives_up(tmp_pa
             return batch
 
     data = Data(Broken(), tiny_data().val, "0" * 64)
-    with pytest.raises(RunError, match="at most 2 gradients that are not finite, got 3 by step 3"):
+    with pytest.raises(RunError, match="at most 2 losses or gradients that are not finite, got 3 by step 3") as caught:
         run(tmp_path, data=data, optim={"max_skipped": 2, "lr": 1e-3, "clip": 1.0})
+    assert "bad_batch_step_3_rank_0.pt" in str(caught.value)
+    kept = torch.load(tmp_path / "bad_batch_step_3_rank_0.pt", weights_only=True)
+    assert kept["images"].isnan().all()
+    assert kept["phrases"] == ["square", "disc", "cross"] * 2
+    assert any(math.isnan(term) for term in kept["terms"].values())
     lines = steps_of(tmp_path)
     assert [line["skipped"] for line in lines] == [0, 1, 2]
     assert lines[1]["loss"] is None
@@ -337,6 +385,15 @@ def test_the_command_trains_from_a_manifest_and_goes_on(recipe: Path, capsys: py
     assert "run.steps 2 -> 3" in capsys.readouterr().err
     assert main(["--config", str(recipe), "--resume", "auto", "run.steps=3", "run.allow_changed=[run.steps]"]) == 0
     assert steps_of(out)[-2]["step"] == 2
+
+
+def test_the_script_runs_by_its_path(recipe: Path) -> None:
+    command = [sys.executable, str(ROOT / "Training" / "train.py"), "--config", str(recipe), "optim.rate=1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=recipe.parent, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2
+    assert "optim.rate" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from MedicalSAM3Lib.preprocess import PreprocessSpec, square_canvas
 from MedicalSAM3Lib.stack import prepare
 from Testing.lib.phantoms import oblique_affine
 from Testing.training.data_world import SPEC, boxes_hu, image_of, in_memory, labelled, write_world
+from Training.coverage import Coverage
 from Training.data import PictureSource
 from Training.manifest import read_manifest
 from Training.transforms import (
@@ -127,8 +128,8 @@ def test_left_and_right_are_never_exchanged() -> None:
     columns = torch.arange(64.0)
     for seed in range(60):
         grid = canvas_grid(volume, 64, AugmentConfig(), rng(seed))
-        bits = sample_coverage(volume.coverage[0], grid)
-        right, left = (np.argwhere(bits >> bit & 1)[:, 1].mean() for bit in (0, 1))
+        cover = sample_coverage(volume.coverage[0], grid)
+        right, left = (np.argwhere(cover.mask(side))[:, 1].mean() for side in (0, 1))
         assert right < left
         values = sample_image(volume.slices[0], grid, 0.0)
         bright, dark = values.clamp(min=0).sum(0), (-values).clamp(min=0).sum(0)
@@ -143,17 +144,17 @@ def test_masks_are_moved_with_the_picture() -> None:
     places = set()
     for seed in range(25):
         made = pictures.picture(volume, 0, GEOMETRY_ONLY, rng(seed))
-        seen, covered = made.image[0].numpy() > (-200 + 1000) / 1600 * 2 - 1, made.bits & 1 > 0
+        seen, covered = made.image[0].numpy() > (-200 + 1000) / 1600 * 2 - 1, made.cover.mask(0)
         assert (seen & covered).sum() / (seen | covered).sum() > 0.93
         places.add(covered.tobytes())
     assert len(places) == 25
 
 
 def test_beyond_the_slice_lies_what_is_told_and_no_concept() -> None:
-    picture, bits = np.full((4, 4), 7.0, np.float32), np.full((4, 4), 5)
+    picture, cover = np.full((4, 4), 7.0, np.float32), Coverage(np.ones((4, 4), np.uint8), np.array([[False], [True]]))
     grid = np.array([[[0.0, 0.0], [3.0, 3.0]], [[-2.0, 0.0], [1.0, 9.0]]], np.float32)
     np.testing.assert_allclose(sample_image(picture, grid, -3.0), [[7.0, 7.0], [-3.0, -3.0]], atol=1e-5)
-    assert sample_coverage(bits, grid).tolist() == [[5, 5], [0, 0]]
+    assert sample_coverage(cover, grid).mask(0).tolist() == [[True, True], [False, False]]
 
 
 def test_values_between_pixels_are_straight_lines() -> None:

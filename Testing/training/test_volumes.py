@@ -18,7 +18,7 @@ from Testing.training.data_world import SPEC, boxes_hu, image_of, labelled, writ
 from Training.adapters.labelled import LabelledVolume
 from Training.collate import LabelState
 from Training.manifest import ManifestRow, read_manifest, write_manifest
-from Training.volumes import MAX_CONCEPTS, TrainingVolume, load_volumes, no_finer_than
+from Training.volumes import TrainingVolume, load_volumes, no_finer_than
 
 SPACING = (2.0, 2.5, 3.0)
 
@@ -52,8 +52,7 @@ def test_an_oblique_flipped_volume_comes_back_voxel_for_voxel(
     array, masks = boxes_hu()
     np.testing.assert_array_equal(loaded.slices, slices_along(array, axis))
     for concept, mask in masks.items():
-        bits = loaded.coverage >> concepts.index(concept) & 1 > 0
-        np.testing.assert_array_equal(bits, slices_along(mask, axis))
+        np.testing.assert_array_equal(loaded.coverage.mask(concepts.index(concept)), slices_along(mask, axis))
         present = loaded.states[:, concepts.index(concept)] == LabelState.PRESENT
         np.testing.assert_array_equal(present, slices_along(mask, axis).any((1, 2)))
     k, j, i = (sorted_spacing(volume.image)[n] for n in range(3))
@@ -71,8 +70,7 @@ def test_the_patients_right_is_at_the_left_of_the_picture_however_it_was_stored(
     affine = oblique_affine((2.0, 2.0, 2.0), (5.0, 5.0, 5.0), (0, 1, 2), (-1, -1, -1))
     loaded, concepts = load(write_world(tmp_path, [stored_as(affine, labelled())]))
     columns = [
-        np.argwhere(loaded.coverage >> concepts.index(side) & 1)[:, 2].mean()
-        for side in ("right_kidney", "left_kidney")
+        np.argwhere(loaded.coverage.mask(concepts.index(side)))[:, 2].mean() for side in ("right_kidney", "left_kidney")
     ]
     assert columns[0] < loaded.slices.shape[2] / 2 < columns[1]
 
@@ -145,11 +143,26 @@ def rows_of(path: Path) -> list[ManifestRow]:
     return list(read_manifest(path).rows)
 
 
-def test_too_many_concepts_are_refused(tmp_path: Path) -> None:
-    manifest = read_manifest(write_world(tmp_path, [labelled()]))
-    names = [f"concept_{number}" for number in range(MAX_CONCEPTS + 1)]
-    with pytest.raises(InputError, match="at most 63 concepts, got 64"):
-        load_volumes(manifest, names, SPEC)
+def test_a_volume_may_have_more_concepts_than_a_number_has_bits(tmp_path: Path) -> None:
+    array, _ = boxes_hu()
+    masks = {f"part_{number:03}": np.zeros(array.shape, bool) for number in range(130)}
+    for number, mask in enumerate(masks.values()):
+        mask[3, 10, 8 : 9 + number % 20] = True  # they overlap
+    loaded, concepts = load(write_world(tmp_path, [labelled(masks_kji=masks)]), crop="none")
+    assert len(concepts) == 131
+    for concept, mask in masks.items():
+        np.testing.assert_array_equal(loaded.coverage.mask(concepts.index(concept)), mask)
+    assert loaded.coverage.ids.dtype == np.uint8
+
+
+def test_a_file_that_cannot_be_read_is_named_by_its_row(tmp_path: Path) -> None:
+    path = write_world(tmp_path, [labelled("first"), labelled("second")])
+    image = tmp_path / "second" / "image.nii.gz"
+    image.write_bytes(image.read_bytes()[:400])
+    manifest = read_manifest(path)
+    row = next(number for number, row in enumerate(manifest.rows) if row.volume_id == "second")
+    with pytest.raises(InputError, match=f"Row {row} of the manifest, data set 'boxes'"):
+        load_volumes(manifest, manifest.concepts(), SPEC)
 
 
 @pytest.mark.parametrize("moved", [False, True])

@@ -13,8 +13,8 @@ from MedicalSAM3Lib.model import MedicalSam3
 from Testing.lib.small_world import SIDE, small_config
 from Training.collate import Batch, LabelState, Sample, collate
 from Training.config import TrainConfig, make_config
+from Training.loop import Data
 from Training.network import make_architecture
-from Training.train import Data
 
 
 def _architecture() -> dict[str, Any]:
@@ -66,6 +66,7 @@ class SquareSource:
     """Noise with a bright square: "square" is present, "disc" is absent, "cross" unknown.
 
     ``broken`` is the (step, slice) of a picture that is not a number; slices count through all ranks.
+    ``hang`` is a step that never comes.
     """
 
     def __init__(
@@ -77,15 +78,16 @@ class SquareSource:
         dtype: torch.dtype = torch.float32,
         pause: float = 0.0,
         broken: tuple[int, int] | None = None,
+        hang: int | None = None,
     ) -> None:
         self._batch_slices, self._seed, self._rank, self._length = batch_slices, seed, rank, length
-        self._dtype, self._pause, self._broken = dtype, pause, broken
+        self._dtype, self._pause, self._broken, self._hang = dtype, pause, broken, hang
 
     def __len__(self) -> int:
         return self._length
 
     def batch(self, step: int) -> Batch:
-        time.sleep(self._pause)
+        time.sleep(1000 if step == self._hang else self._pause)
         first = self._rank * self._batch_slices
         return collate([self._sample(step, first + row) for row in range(self._batch_slices)])
 
@@ -112,7 +114,15 @@ def tiny_config(out: object, **overrides: dict[str, Any]) -> TrainConfig:
         "data": {"manifest": "unused.parquet", "batch_slices": 2},
         "losses": {"mask_focal": 200.0, "mask_dice": 10.0},
         "optim": {"lr": 1e-3, "clip": 1.0},
-        "run": {"out": str(out), "steps": 6, "precision": "fp32", "save_every": 2, "seed": 3, "device": "cpu"},
+        "run": {
+            "out": str(out),
+            "steps": 6,
+            "precision": "fp32",
+            "save_every": 2,
+            "seed": 3,
+            "device": "cpu",
+            "plan": False,
+        },
     }
     for section, changes in overrides.items():
         values[section] = {**values.get(section, {}), **changes}
@@ -126,8 +136,9 @@ def tiny_data(
     dtype: torch.dtype = torch.float32,
     pause: float = 0.0,
     broken: tuple[int, int] | None = None,
+    hang: int | None = None,
 ) -> Data:
     """Squares for training, other squares for validation."""
-    train = SquareSource(batch_slices, rank=rank, dtype=dtype, pause=pause, broken=broken)
+    train = SquareSource(batch_slices, rank=rank, dtype=dtype, pause=pause, broken=broken, hang=hang)
     val = SquareSource(batch_slices, seed=1, rank=rank, length=2, dtype=dtype)
     return Data(train, val, manifest_sha256="0" * 64)

@@ -1,0 +1,1 @@
+"""Start training on a cluster."""
