@@ -16,6 +16,10 @@ from importlib import import_module
 # is a fifth of the trunk's time at full size. It reads this once, when it is imported; a user's own value stays.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+# oneDNN keeps a compiled kernel for each shape of each operation, 1024 of them unless told: the shapes of tracking
+# change with every number of objects and memories, and took 150 MB. A slice's own operations are a few dozen.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+
 __version__ = "0.1.0"
 
 _HOMES = {

@@ -5,7 +5,6 @@ The models that were used last stay loaded, and so do the features of the last v
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import gc
 import json
@@ -15,7 +14,6 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -30,6 +28,7 @@ from MedicalSAM3Lib.feature_cache import memory_budget
 from MedicalSAM3Lib.features import warm_up
 from MedicalSAM3Lib.model_folder import SUMS_FILE, LoadedModel, sha256_of
 from MedicalSAM3Lib.pipeline import segment, segment_with_report, settled
+from MedicalSAM3Lib.process_memory import trim
 from MedicalSAM3Lib.registry import AUTO, load_model, resolve
 from MedicalSAM3Lib.report import RunRecord
 from MedicalSAM3Lib.result_files import REPORT, write_results
@@ -136,8 +135,7 @@ class Workshop:
     def tidy(self) -> None:
         """Give memory back that nothing uses: to other programs on the device, and to the system."""
         self._runtime().release()
-        with suppress(OSError, AttributeError):  # C's allocator keeps what was freed; only glibc can be told
-            ctypes.CDLL(None).malloc_trim(0)
+        trim()
 
     def _segment(
         self,

@@ -6,6 +6,7 @@ know the peak of the process alone, and Windows is not asked.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,12 @@ _earlier_peak = 0
 def resident_bytes() -> int | None:
     """Memory that the process has now, in bytes; its peak where only that is known, None where not even that."""
     return _status("VmRSS") or peak_bytes()
+
+
+def trim() -> None:
+    """Give memory to the system that was freed, but that C's allocator keeps; where that is not glibc, do nothing."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_bytes() -> int | None:

@@ -30,6 +30,7 @@ from MedicalSAM3Lib.decide import AGREE_IOU, decide, explained
 from MedicalSAM3Lib.ladder import Batches
 from MedicalSAM3Lib.memory import Direction, MemoryLimits, out_of_reach
 from MedicalSAM3Lib.objects import SliceObjects, iou
+from MedicalSAM3Lib.process_memory import trim
 from MedicalSAM3Lib.structures import OnProgress, Progress
 from MedicalSAM3Lib.tracker_steps import Answer, Recalled, SliceImage
 from MedicalSAM3Lib.walks import Remembered, Seen, Track, TrackedMask, Walk, gather, masks_by_slice
@@ -45,6 +46,10 @@ SEEDS_APART = 8
 followed over more slices than it has to. Each walk holds its memories, so that they are few."""
 
 ROWS_AT_ONCE = 16
+
+STEPS_PER_TRIM = 8
+"""What a step needs for a moment is much larger than the masks that it leaves, which lie between in the allocator's
+pages: left alone, these grew by 180 MB over 90 slices."""
 
 Shown = dict[tuple[int, int], list[tuple[Track, Tensor]]]
 """(concept, slice) to the tracks that are there, with their logits."""
@@ -98,9 +103,13 @@ def track(
                 tracks.append(new)
                 shown.setdefault((concept, n), []).append((new, new.masks[n].logits))
                 walks += ways
+        step = 0
         while walks:
+            if step % STEPS_PER_TRIM == 0:
+                trim()
             on_progress(Progress(STAGE, len(objects) - len(left), len(objects)))
             walks = _step(walks, objects, shown, n_slices, net, rows_at_once)
+            step += 1
         left = _unexplained(left, tracks[first:])
     on_progress(Progress(STAGE, len(objects), len(objects)))
     return tracks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from MedicalSAM3Lib.process_memory import trim
 from MedicalSAM3Lib.runtime import peak_memory_mb, start_peak_memory
 
 P = ParamSpec("P")
@@ -75,8 +75,7 @@ class PeakMemory:
 def give_back() -> None:
     """Return memory that is freed, but kept by Python or by C's allocator, to the system."""
     gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    trim()
 
 
 def resident_mb() -> float:
