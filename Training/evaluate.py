@@ -26,7 +26,7 @@ from MedicalSAM3Lib.geometry import canonical_of, input_axis
 from MedicalSAM3Lib.model_folder import LoadedModel, sha256_of
 from MedicalSAM3Lib.structures import Volume
 from Training.case_rows import CaseRow, Ledger, measure, write_rows
-from Training.cases import Case, cases_of, groups_of, read_case
+from Training.cases import Case, cases_of, groups_of, held_out_split, read_case
 from Training.manifest import Manifest, read_manifest
 from Training.oracle_box import ask_with_box
 from Training.phrases import prompt_variants
@@ -95,7 +95,10 @@ def evaluate(
     from Training.evaluation_report import write_report
 
     manifest = read_manifest(manifest_path)
-    options = replace(options, split=options.split or default_split(manifest))
+    if not options.split:
+        options = replace(options, split=held_out_split(manifest))
+        if options.split == "val":
+            print("No split 'test' in the manifest: scoring 'val', which may have chosen the model.", file=sys.stderr)
     try:
         ledger = Ledger(out / "done")
     except OSError as error:
@@ -121,14 +124,6 @@ def evaluate(
     with replacing(out / "summary.json") as (partial,):
         partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return out / "report.html"
-
-
-def default_split(manifest: Manifest) -> str:
-    """ "test", where slices were kept for it; else "val", and a line that says so."""
-    if any(row.split == "test" for row in manifest.rows):
-        return "test"
-    print("The manifest has no split 'test': scoring 'val', which may have chosen the checkpoint.", file=sys.stderr)
-    return "val"
 
 
 def protocols_of(manifest: Manifest, options: Options) -> Iterator[tuple[Protocol, list[Case]]]:

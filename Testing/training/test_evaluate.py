@@ -131,7 +131,7 @@ def test_without_a_test_split_validation_is_scored_and_that_is_said(
 ) -> None:
     world = write_world(tmp_path, [labelled(splits=["train"] * 8 + ["val"] * 4)])
     run(world, tmp_path / "out")
-    assert "no split 'test': scoring 'val'" in capsys.readouterr().err
+    assert "No split 'test' in the manifest: scoring 'val'" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["split"] == "val"
     with pytest.raises(InputError, match="split 'test'"):
         run(world, tmp_path / "asked", split="test")
