@@ -67,12 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_data(config: TrainConfig, side: int, ranks: Ranks) -> Data:
     """Read the manifest and its volumes; raises ``InputError`` when either is not sound."""
     from Training.data import BatchSource, TrainingData
-    from Training.manifest import check_files, read_manifest
+    from Training.manifest import read_manifest
+    from Training.manifest_files import check_files
     from Training.warmstart import warm_start_once
 
     path = Path(config.data.manifest)
-    if ranks.is_main:  # reads every image; where it fails the others are told that this rank has ended
-        check_files(read_manifest(path))
+    if ranks.is_main:  # reads every image, once a run; where it fails the others are told that this rank has ended
+        check_files(read_manifest(path), known=Path(config.run.out) / "hashes.json")
     distributed.barrier()
     data = TrainingData.load(config.data)
     if data.config.preprocess.image_size != side:
