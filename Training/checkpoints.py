@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map_only
 
 from MedicalSAM3Lib.architecture import CONFIG_FILE, architecture_of, to_config
@@ -36,6 +38,7 @@ from MedicalSAM3Lib.model_folder import verify_sums, write_sums
 from Training import distributed
 from Training.distributed import Ranks
 from Training.optim import Optimizer
+from Training.sharding import divided_state, divided_weights
 
 # Where a run lies and how often it looks around do not change what it computes.
 _FREE_KEYS = (
@@ -128,12 +131,12 @@ class Checkpoints:
         """
         self.finish()
         random_states = distributed.gather(random_state())
-        if is_main:
+        is_divided = any(isinstance(tensor, DTensor) for tensor in model.parameters())
+        if is_main or is_divided:  # to put parts together takes all ranks
             state = {"adamw": optimizer.adamw.state_dict(), "random": list(random_states)}
             weights = {WEIGHTS: model.state_dict(), **({MEAN: dict(mean)} if mean else {})}
-            weights, state = tree_map_only(
-                Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), (weights, state)
-            )
+            weights, state = tree_map_only(Tensor, partial(_copy, keep=is_main), (weights, state))
+        if is_main:
             config = to_config(architecture_of(model)) if isinstance(model, MedicalSam3) else None
             self._writing = self._writer.submit(self._write, weights, state, meta, config, is_best)
 
@@ -214,9 +217,9 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizer, ranks: Ranks) 
     meta = read_meta(folder)
     verify(folder)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+        model.load_state_dict(divided_weights(load_file(folder / WEIGHTS), model), strict=True)
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        optimizer.adamw.load_state_dict(state["adamw"])
+        optimizer.adamw.load_state_dict(divided_state(state["adamw"], optimizer.adamw))
     except Exception as error:
         reason = str(error).replace("\n", " ")[:300]
         raise WeightsError(f"Expected the weights and state of this network in {folder.name}, got: {reason}") from error
@@ -268,6 +271,12 @@ def _run_identity(meta: Meta) -> dict[str, Any]:
 def weights_file(folder: Path) -> Path:
     """The weights of a checkpoint that are meant to be used: their running mean, where the run kept one."""
     return folder / MEAN if (folder / MEAN).is_file() else folder / WEIGHTS
+
+
+def _copy(tensor: Tensor, *, keep: bool) -> Tensor:
+    """A whole copy in main memory; an empty one where it is not kept."""
+    tensor = distributed.whole(tensor.detach())
+    return tensor.to("cpu", copy=True) if keep else tensor.new_empty(0)
 
 
 def _write_files(

@@ -165,6 +165,7 @@ class RunConfig(_Frozen):
         compile: Compile the forward (``torch.compile``).
         accumulate: Parts into which the slices of a step are divided, one after the other; the gradient is the same.
         recompute: Keep fewer activations and compute them again in the backward (``Training/recompute.py``).
+        shard: Divide weights, gradients and moments among the ranks (``Training/sharding.py``).
         ema_decay: Of the running mean of the weights that is validated and used; 0 = none.
         plan: Say before the start what memory and time the run will take; off saves a few seconds.
         allow_changed: Dotted keys that may differ from those of the checkpoint that a run resumes.
@@ -185,6 +186,7 @@ class RunConfig(_Frozen):
     compile: bool = False
     accumulate: int = Field(default=1, ge=1)
     recompute: bool = False
+    shard: bool = False
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
     plan: bool = True
     allow_changed: tuple[str, ...] = ()

@@ -30,6 +30,7 @@ from Training.optim import Optimizer, check_gradients
 from Training.plan import Plan
 from Training.provenance import git_commit, package_versions
 from Training.runlog import RunLog
+from Training.sharding import gathered
 from Training.step import TrainStep, encode_phrases
 from Training.validation import Source, validate
 
@@ -67,7 +68,7 @@ class Loop:
         self,
         config: TrainConfig,
         ranks: Ranks,
-        model: MedicalSam3,
+        module: TrainStep,
         tokenizer: Tokenizer,
         data: Data,
         optimizer: Optimizer,
@@ -75,7 +76,8 @@ class Loop:
         plan: Plan | None = None,
     ) -> None:
         self._config, self._ranks, self._data, self._total = config, ranks, data, total
-        self._model, self._tokenizer, self._optimizer = model, tokenizer, optimizer
+        self._module, self._tokenizer, self._optimizer = module, tokenizer, optimizer
+        self._model = model = module.model
         self._plan, self._out = plan, Path(config.run.out)
         self._checkpoints = Checkpoints(self._out / "checkpoints", config.run.keep)
         self._bf16 = config.run.precision == "bf16"
@@ -97,10 +99,9 @@ class Loop:
         return finished
 
     def _steps(self, log: RunLog, stop_asked: Callable[[], bool]) -> bool:
-        module = TrainStep(self._model, self._config.losses, autocast=self._bf16)
         if self._config.run.compile:
-            module.compile()
-        wrapped = distributed.wrap(module)
+            self._module.compile()
+        wrapped = distributed.wrap(self._module)
         began = time.perf_counter()
         for batch in self._data.train.prefetched(self.step, self._total):
             waited = time.perf_counter() - began
@@ -165,7 +166,7 @@ class Loop:
     def _validate_and_save(self, log: RunLog, stopping: bool) -> None:
         run, is_last, is_best = self._config.run, self.step == self._total, False
         if run.validate_every and (self.step % run.validate_every == 0 or is_last):
-            with self._mean.applied(self._model) if self._mean is not None else nullcontext():
+            with gathered(self._module), self._mean.applied(self._model) if self._mean is not None else nullcontext():
                 scores = validate(self._model, self._tokenizer, self._data.val, run.validate_batches, self._bf16)
             is_best = scores["dice"] > (-math.inf if self.best is None else self.best)
             self.best = scores["dice"] if is_best else self.best

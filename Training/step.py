@@ -156,7 +156,8 @@ class TrainStep(nn.Module):
         if batch.clips is not None:
             truth = batch.clips.masks[:, asked_at(batch.clips, batch.clips.masks.shape[1])]
             terms |= track_losses(answers, truth, losses.track)
-        return terms
+        # A term is often one of several layers', and what waits for the gradient of a view can be lost (FSDP2 warns).
+        return {name: term.clone() for name, term in terms.items()}
 
     def _trunk(self, images: Tensor) -> Tensor:
         """Trunk tokens; without a graph where the detector learns nothing."""

@@ -30,8 +30,9 @@ from Training.loop import Data, Loop
 from Training.network import build_network
 from Training.optim import Optimizer, build_groups, describe
 from Training.plan import make_plan, say
+from Training.sharding import shard
 from Training.signals import STOPPED, stop_signals
-from Training.step import make_ready
+from Training.step import TrainStep, make_ready
 
 logger = logging.getLogger("Training.train")
 
@@ -99,13 +100,16 @@ def train(
     total = config.run.steps or math.ceil((config.run.epochs or 0) * len(data.train))
     make_ready(model, config, with_clips=config.data.clips.per_step > 0)
     model.to(ranks.device).train()
-    optimizer = Optimizer(groups := build_groups(model, config.optim), config.optim, total)
     # Walking through clips is not part of a plan: it would promise too little.
     can_plan = config.run.plan and config.data.clips.per_step == 0
     plan = make_plan(config, model, ranks.world_size, ranks.device, total) if can_plan else None
+    module = TrainStep(model, config.losses, autocast=config.run.precision == "bf16")
+    if config.run.shard:
+        shard(module, config, ranks)
+    optimizer = Optimizer(groups := build_groups(model, config.optim), config.optim, total)
     if ranks.is_main:
         logger.info("%s", say(plan, groups, model, ranks.world_size) if plan else describe(groups))
-    loop = Loop(config, ranks, model, tokenizer, data, optimizer, total, plan)
+    loop = Loop(config, ranks, module, tokenizer, data, optimizer, total, plan)
     with stop_signals() as stop_asked:
         return loop.run(stop_asked, resume=resume)
 
