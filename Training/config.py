@@ -20,6 +20,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.preprocess import PreprocessSpec
 from Training.clips import ClipConfig
+from Training.distil import DistilConfig
 from Training.losses import LossConfig
 from Training.phrases import PromptKind
 from Training.transforms import AugmentConfig
@@ -206,6 +207,7 @@ class TrainConfig(_Frozen):
     losses: LossConfig = LossConfig.model_validate({})
     optim: OptimConfig = OptimConfig()
     warm_start: WarmStartConfig = WarmStartConfig()
+    distil: DistilConfig = DistilConfig()
     run: RunConfig
 
     @model_validator(mode="after")
@@ -214,6 +216,8 @@ class TrainConfig(_Frozen):
             raise ValueError("run.accumulate: expected 1 beside data.clips, whose slices belong together, got more")
         if self.data.batch_slices % self.run.accumulate:
             raise ValueError("run.accumulate: expected a divisor of data.batch_slices, got another number")
+        if self.distil.teacher and not self.losses.detector:
+            raise ValueError("distil.teacher: expected a detector that learns, got losses.detector=false")
         return self
 
 

@@ -37,10 +37,12 @@ def dry_run(config: TrainConfig, ranks: Ranks, model: MedicalSam3, tokenizer: To
     """Plan, take a few steps, and print both on rank 0.
 
     Raises:
-        SettingsError: The run learns from clips, which nobody makes up.
+        SettingsError: The run learns from clips, which nobody makes up, or from a teacher, who is not part of a plan.
     """
     if config.data.clips.per_step:
         raise SettingsError("--dry-run: expected a run without clips, got data.clips.per_step; set it to 0.")
+    if config.distil.teacher:
+        raise SettingsError("--dry-run: expected a run without a teacher, got distil.teacher; set it to ''.")
     make_ready(model, config, with_clips=False)
     model.to(ranks.device).train()
     steps = steps_of_manifest(config, ranks.world_size)

@@ -24,6 +24,7 @@ from MedicalSAM3Lib.model_folder import sha256_of
 from MedicalSAM3Lib.text import Tokenizer
 from Training import distributed
 from Training.config import TrainConfig, load_config
+from Training.distil import load_teacher
 from Training.distributed import Ranks
 from Training.dry_run import dry_run
 from Training.loop import Data, Loop
@@ -100,10 +101,11 @@ def train(
     total = config.run.steps or math.ceil((config.run.epochs or 0) * len(data.train))
     make_ready(model, config, with_clips=config.data.clips.per_step > 0)
     model.to(ranks.device).train()
-    # Walking through clips is not part of a plan: it would promise too little.
-    can_plan = config.run.plan and config.data.clips.per_step == 0
+    # Walking through clips and a teacher's forward are not part of a plan: it would promise too little.
+    can_plan = config.run.plan and config.data.clips.per_step == 0 and not config.distil.teacher
     plan = make_plan(config, model, ranks.world_size, ranks.device, total) if can_plan else None
-    module = TrainStep(model, config.losses, autocast=config.run.precision == "bf16")
+    teacher = load_teacher(config.distil, tokenizer, ranks.device)
+    module = TrainStep(model, config.losses, autocast=config.run.precision == "bf16", teacher=teacher)
     if config.run.shard:
         shard(module, config, ranks)
     optimizer = Optimizer(groups := build_groups(model, config.optim), config.optim, total)
