@@ -28,7 +28,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map_only
 
 from MedicalSAM3Lib.architecture import CONFIG_FILE, architecture_of, to_config
@@ -38,7 +37,7 @@ from MedicalSAM3Lib.model_folder import verify_sums, write_sums
 from Training import distributed
 from Training.distributed import Ranks
 from Training.optim import Optimizer
-from Training.sharding import divided_state, divided_weights
+from Training.sharding import divided_state, divided_weights, is_divided, whole_copy
 
 # Where a run lies and how often it looks around do not change what it computes.
 _FREE_KEYS = (
@@ -51,6 +50,7 @@ _FREE_KEYS = (
     "run.allow_changed",
     "run.plan",
     "run.timeout_minutes",
+    "run.wandb",
 )
 
 WEIGHTS, MEAN, STATE, META = "model.safetensors", "ema.safetensors", "state.pt", "meta.json"
@@ -131,11 +131,10 @@ class Checkpoints:
         """
         self.finish()
         random_states = distributed.gather(random_state())
-        is_divided = any(isinstance(tensor, DTensor) for tensor in model.parameters())
-        if is_main or is_divided:  # to put parts together takes all ranks
+        if is_main or is_divided(model):  # to put parts together takes all ranks
             state = {"adamw": optimizer.adamw.state_dict(), "random": list(random_states)}
             weights = {WEIGHTS: model.state_dict(), **({MEAN: dict(mean)} if mean else {})}
-            weights, state = tree_map_only(Tensor, partial(_copy, keep=is_main), (weights, state))
+            weights, state = tree_map_only(Tensor, partial(whole_copy, keep=is_main), (weights, state))
         if is_main:
             config = to_config(architecture_of(model)) if isinstance(model, MedicalSam3) else None
             self._writing = self._writer.submit(self._write, weights, state, meta, config, is_best)
@@ -271,12 +270,6 @@ def _run_identity(meta: Meta) -> dict[str, Any]:
 def weights_file(folder: Path) -> Path:
     """The weights of a checkpoint that are meant to be used: their running mean, where the run kept one."""
     return folder / MEAN if (folder / MEAN).is_file() else folder / WEIGHTS
-
-
-def _copy(tensor: Tensor, *, keep: bool) -> Tensor:
-    """A whole copy in main memory; an empty one where it is not kept."""
-    tensor = distributed.whole(tensor.detach())
-    return tensor.to("cpu", copy=True) if keep else tensor.new_empty(0)
 
 
 def _write_files(

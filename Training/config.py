@@ -169,6 +169,7 @@ class RunConfig(_Frozen):
         shard: Divide weights, gradients and moments among the ranks (``Training/sharding.py``).
         ema_decay: Of the running mean of the weights that is validated and used; 0 = none.
         plan: Say before the start what memory and time the run will take; off saves a few seconds.
+        wandb: Project at Weights & Biases that is sent the numbers of the log; "" = nothing is sent anywhere.
         allow_changed: Dotted keys that may differ from those of the checkpoint that a run resumes.
     """
 
@@ -190,6 +191,7 @@ class RunConfig(_Frozen):
     shard: bool = False
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
     plan: bool = True
+    wandb: str = ""
     allow_changed: tuple[str, ...] = ()
 
     @model_validator(mode="after")

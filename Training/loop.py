@@ -28,6 +28,7 @@ from Training.ema import RunningMean
 from Training.losses import global_counts
 from Training.optim import Optimizer, check_gradients
 from Training.plan import Plan
+from Training.progress import Tell, progress_line
 from Training.provenance import git_commit, package_versions
 from Training.runlog import RunLog
 from Training.sharding import gathered
@@ -35,8 +36,6 @@ from Training.step import TrainStep, encode_phrases
 from Training.validation import Source, validate
 
 logger = logging.getLogger("Training.train")
-
-STEPS_PER_LINE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +88,18 @@ class Loop:
         """Resume or start, then step until the end or until asked to stop; returns whether the end was reached."""
         resumed = self._resume(resume)
         self._first = self.step
-        with RunLog(self._out, self.step, is_main=self._ranks.is_main) as log:
+        is_main, project = self._ranks.is_main, self._config.run.wandb
+        with RunLog(self._out, self.step, is_main=is_main, wandb=project) as log:
             if not resumed:
                 self._start(log)
-            finished = self._steps(log, stop_asked)
+            with progress_line(self._total, self.step, is_main=is_main) as tell:
+                finished = self._steps(log, tell, stop_asked)
             self._checkpoints.finish()
         if not finished and self._ranks.is_main:
             logger.info("Stopped after step %d; go on with --resume auto.", self.step)
         return finished
 
-    def _steps(self, log: RunLog, stop_asked: Callable[[], bool]) -> bool:
+    def _steps(self, log: RunLog, tell: Tell, stop_asked: Callable[[], bool]) -> bool:
         if self._config.run.compile:
             self._module.compile()
         wrapped = distributed.wrap(self._module)
@@ -109,7 +110,7 @@ class Loop:
             numbers = self._one_step(wrapped, batch)
             numbers |= self._pace(len(batch.images), time.perf_counter() - began, waited)
             log.write(self.step, numbers)
-            self._tell(numbers)
+            tell(self.step, numbers)
             self.step += 1
             stopping = distributed.any_rank(stop_asked())
             self._validate_and_save(log, stopping)
@@ -219,9 +220,3 @@ class Loop:
             versions=package_versions(),
             git_commit=git_commit(),
         )
-
-    def _tell(self, numbers: dict[str, Any]) -> None:
-        if self._ranks.is_main and self.step % STEPS_PER_LINE == 0:
-            line = "step %d/%d  loss %.3f  gradient %.3f  %.2f s (%.2f s waiting)"
-            values = (numbers["loss"], numbers["grad_norm"], numbers["seconds"], numbers["wait_seconds"])
-            logger.info(line, self.step, self._total, *values)

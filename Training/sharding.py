@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from MedicalSAM3Lib.errors import SettingsError
 from Training.config import TrainConfig
-from Training.distributed import Ranks
+from Training.distributed import Ranks, whole
 from Training.step import TrainStep
 
 
@@ -59,6 +59,17 @@ def gathered(step: nn.Module) -> Iterator[None]:
     finally:
         for part in parts:
             part.reshard()
+
+
+def is_divided(model: nn.Module) -> bool:
+    """Whether a model's parameters are divided among the ranks."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def whole_copy(tensor: Tensor, *, keep: bool) -> Tensor:
+    """A whole copy in main memory, an empty one where it is not kept; all ranks ask for a divided one."""
+    tensor = whole(tensor.detach())
+    return tensor.to("cpu", copy=True) if keep else tensor.new_empty(0)
 
 
 def divided_like(tensor: Tensor, parameter: Tensor) -> Tensor:

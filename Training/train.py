@@ -31,6 +31,7 @@ from Training.loop import Data, Loop
 from Training.network import build_network
 from Training.optim import Optimizer, build_groups, describe
 from Training.plan import make_plan, say
+from Training.progress import StderrHandler
 from Training.sharding import shard
 from Training.signals import STOPPED, stop_signals
 from Training.step import TrainStep, make_ready
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[StderrHandler()])
     try:
         config = load_config(options.config, options.overrides)
         torch.set_num_threads(config.run.num_threads)
