@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from MedicalSAM3Lib.presence import Mode
+from Training.card_words import HeldOut, head_of, method_of
 from Training.cases import SIDES
 from Training.checkpoints import Meta
 from Training.config import TrainConfig
@@ -16,24 +17,8 @@ from Training.manifest import Manifest
 from Training.modes import ModeScores, mode_numbers, mode_tables
 from Training.scoring import LARGE, Scores
 
-_HEAD = """# Demonstration model of MedicalSAM3
-
-**Not for any medical use.** This small network shows that the software works. It was trained on a handful of
-volumes, it will be wrong on other people's images, and it must not inform any decision about a patient.
-
-SAM3's architecture at small sizes (classes of `transformers`, Apache-2.0), trained from nothing by the recipes in
-`Training/recipes`; no weights of another model went into it. Licence: Apache-2.0.
-It answers on axial slices of CT and MR of the trunk, and only for the concepts listed below.
-"""
-
-_METHOD = """## How the numbers were made
-
-Dice between the shipped pipeline (`medsam3 segment`, default settings) and the reference, over the voxels of all
-slices of a set. **The references are pseudo-labels**: the output of another program (TotalSegmentator, and 3D Slicer's
-sample segmentation for the chest), not drawn by a person. Held-out slices lie in slabs of the training volumes that
-no training step saw, with a margin on both sides; they are of *the same people*. The unseen patient is another
-person on another scanner, and chose nothing: no size, no epoch, no threshold. A concept that is missed counts 0.
-"""
+MOST_LINES = 20
+"""With more volumes than this the table of the data has a line for each data set."""
 
 
 def make_card(
@@ -42,8 +27,9 @@ def make_card(
     manifest: Manifest,
     *,
     held_out: Scores,
-    unseen: Scores,
+    unseen: Scores | None,
     modes: Mapping[Mode, ModeScores] | None = None,
+    split: HeldOut = "test",
 ) -> tuple[str, dict[str, Any]]:
     """Markdown of the card, and the same numbers for machines.
 
@@ -51,16 +37,19 @@ def make_card(
         config: Of the run.
         meta: Of the checkpoint that was taken.
         manifest: What it was trained on.
-        held_out: Scores of the test slices.
-        unseen: Scores of the unseen patient.
+        held_out: Scores of the held-out slices.
+        unseen: Scores of the unseen patient; None where there is none.
         modes: Scores of each mode; None of a model without a tracker.
+        split: The split of the held-out slices.
     """
+    method = method_of(config, manifest, split, unseen=unseen is not None)
+    unseen = unseen or Scores()
     summary = {"held_out": _summary(held_out), "unseen": _summary(unseen)}
     numbers = summary if modes is None else {**summary, "modes": mode_numbers(modes)}
     parts = [
-        _HEAD,
+        head_of(config, manifest),
         _data_table(manifest),
-        _METHOD,
+        method,
         _summary_table(summary),
         _concept_table(held_out, unseen),
         "It has a detector and no tracker.\n" if modes is None else mode_tables(modes),
@@ -132,20 +121,25 @@ def _known(value: float) -> float | None:
 
 
 def _data_table(manifest: Manifest) -> str:
-    volumes: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
-    facts = {}
+    by_set = len(manifest.volume_ids()) > MOST_LINES
+    slices: dict[str, dict[str, set[tuple[str, int, int]]]] = defaultdict(lambda: defaultdict(set))
+    facts: dict[str, list[set[str]]] = defaultdict(lambda: [set(), set(), set()])
     for row in manifest.rows:
-        volumes[row.volume_id][row.split].add(row.slice_index)
-        facts[row.volume_id] = (row.modality, row.dataset, row.licence)
+        name = row.dataset if by_set else row.volume_id
+        slices[name][row.split].add((row.volume_id, row.axis, row.slice_index))
+        for known, fact in zip(facts[name], (row.modality, row.dataset, row.licence), strict=True):
+            known.add(fact)
     lines = [
         "## Data\n",
-        "| volume | kind | package | licence | training | validation | test | unseen |",
+        f"| {'data set' if by_set else 'volume'} | kind | package | licence | training | validation | test | unseen |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for volume_id, splits in volumes.items():
-        counts = " | ".join(str(len(splits[name])) for name in ("train", "val", "test", "unseen"))
-        lines.append(f"| {volume_id} | {' | '.join(facts[volume_id])} | {counts} |")
-    return "\n".join(lines) + "\n\nNumbers are slices; one volume is one person.\n"
+    for name, splits in slices.items():
+        counts = " | ".join(str(len(splits[split])) for split in ("train", "val", "test", "unseen"))
+        lines.append(f"| {name} | {' | '.join(', '.join(sorted(known)) for known in facts[name])} | {counts} |")
+    people = len({row.patient for row in manifest.rows})
+    told = "one volume is one person" if people == len(manifest.volume_ids()) else f"they are of {people:,} people"
+    return "\n".join(lines) + f"\n\nNumbers are slices; {told}.\n"
 
 
 def _summary_table(summary: dict[str, Any]) -> str:

@@ -55,6 +55,11 @@ class Case:
         return part_of(volume, self.slices, int(self.axis))
 
 
+def held_out_split(manifest: Manifest) -> Literal["test", "val"]:
+    """ "test", where slices were kept for it, else "val"."""
+    return "test" if any(row.split == "test" for row in manifest.rows) else "val"
+
+
 def cases_of(manifest: Manifest, split: str, *, slice_by_slice: bool) -> list[Case]:
     """The cases of a split, in the order of the manifest.
 

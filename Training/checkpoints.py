@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from MedicalSAM3Lib.model_folder import verify_sums, write_sums
 from Training import distributed
 from Training.distributed import Ranks
 from Training.optim import Optimizer
+from Training.sharding import divided_state, divided_weights, is_divided, whole_copy
 
 # Where a run lies and how often it looks around do not change what it computes.
 _FREE_KEYS = (
@@ -48,6 +50,7 @@ _FREE_KEYS = (
     "run.allow_changed",
     "run.plan",
     "run.timeout_minutes",
+    "run.wandb",
 )
 
 WEIGHTS, MEAN, STATE, META = "model.safetensors", "ema.safetensors", "state.pt", "meta.json"
@@ -128,12 +131,11 @@ class Checkpoints:
         """
         self.finish()
         random_states = distributed.gather(random_state())
-        if is_main:
+        if is_main or is_divided(model):  # to put parts together takes all ranks
             state = {"adamw": optimizer.adamw.state_dict(), "random": list(random_states)}
             weights = {WEIGHTS: model.state_dict(), **({MEAN: dict(mean)} if mean else {})}
-            weights, state = tree_map_only(
-                Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), (weights, state)
-            )
+            weights, state = tree_map_only(Tensor, partial(whole_copy, keep=is_main), (weights, state))
+        if is_main:
             config = to_config(architecture_of(model)) if isinstance(model, MedicalSam3) else None
             self._writing = self._writer.submit(self._write, weights, state, meta, config, is_best)
 
@@ -214,9 +216,9 @@ def restore(folder: Path, model: nn.Module, optimizer: Optimizer, ranks: Ranks) 
     meta = read_meta(folder)
     verify(folder)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+        model.load_state_dict(divided_weights(load_file(folder / WEIGHTS), model), strict=True)
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        optimizer.adamw.load_state_dict(state["adamw"])
+        optimizer.adamw.load_state_dict(divided_state(state["adamw"], optimizer.adamw))
     except Exception as error:
         reason = str(error).replace("\n", " ")[:300]
         raise WeightsError(f"Expected the weights and state of this network in {folder.name}, got: {reason}") from error

@@ -20,6 +20,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.preprocess import PreprocessSpec
 from Training.clips import ClipConfig
+from Training.distil import DistilConfig
 from Training.losses import LossConfig
 from Training.phrases import PromptKind
 from Training.transforms import AugmentConfig
@@ -165,8 +166,10 @@ class RunConfig(_Frozen):
         compile: Compile the forward (``torch.compile``).
         accumulate: Parts into which the slices of a step are divided, one after the other; the gradient is the same.
         recompute: Keep fewer activations and compute them again in the backward (``Training/recompute.py``).
+        shard: Divide weights, gradients and moments among the ranks (``Training/sharding.py``).
         ema_decay: Of the running mean of the weights that is validated and used; 0 = none.
         plan: Say before the start what memory and time the run will take; off saves a few seconds.
+        wandb: Project at Weights & Biases that is sent the numbers of the log; "" = nothing is sent anywhere.
         allow_changed: Dotted keys that may differ from those of the checkpoint that a run resumes.
     """
 
@@ -185,8 +188,10 @@ class RunConfig(_Frozen):
     compile: bool = False
     accumulate: int = Field(default=1, ge=1)
     recompute: bool = False
+    shard: bool = False
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
     plan: bool = True
+    wandb: str = ""
     allow_changed: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -204,6 +209,7 @@ class TrainConfig(_Frozen):
     losses: LossConfig = LossConfig.model_validate({})
     optim: OptimConfig = OptimConfig()
     warm_start: WarmStartConfig = WarmStartConfig()
+    distil: DistilConfig = DistilConfig()
     run: RunConfig
 
     @model_validator(mode="after")
@@ -212,6 +218,8 @@ class TrainConfig(_Frozen):
             raise ValueError("run.accumulate: expected 1 beside data.clips, whose slices belong together, got more")
         if self.data.batch_slices % self.run.accumulate:
             raise ValueError("run.accumulate: expected a divisor of data.batch_slices, got another number")
+        if self.distil.teacher and not self.losses.detector:
+            raise ValueError("distil.teacher: expected a detector that learns, got losses.detector=false")
         return self
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from MedicalSAM3Lib.errors import RunError, SettingsError
@@ -186,6 +188,11 @@ def any_rank(flag: bool) -> bool:
     return bool(raised.item())
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that is divided among the ranks put together, which all of them ask for; any other tensor itself."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def gather(item: Any) -> Sequence[Any]:
     """The items of all ranks, in rank order, on every rank."""
     if not is_joined():
@@ -197,14 +204,16 @@ def gather(item: Any) -> Sequence[Any]:
 
 def summing_up(module: nn.Module, *, done: bool) -> AbstractContextManager[None]:
     """Within the block the gradients of a wrapped module stay on their rank, unless this is the last part of a step."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(done)
     return nullcontext() if done or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
 def wrap(module: nn.Module) -> nn.Module:
-    """Average the module's gradients over ranks after each backward; alone, the module itself.
+    """Average the module's gradients over ranks after each backward; alone or sharded, the module itself.
 
     Every trainable parameter must take part in every step, so nothing is searched for unused ones.
     """
-    if not is_joined():
+    if not is_joined() or isinstance(module, FSDPModule):
         return module
     return DistributedDataParallel(module, gradient_as_bucket_view=True, find_unused_parameters=False)

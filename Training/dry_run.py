@@ -17,6 +17,7 @@ from Training.distributed import Ranks
 from Training.memory import LiveBytes
 from Training.optim import Optimizer, build_groups, check_gradients
 from Training.plan import Plan, make_plan, say, steps_of_manifest
+from Training.sharding import shard
 from Training.step import TrainStep, encode_phrases, make_ready
 
 STEPS = 3
@@ -36,16 +37,21 @@ def dry_run(config: TrainConfig, ranks: Ranks, model: MedicalSam3, tokenizer: To
     """Plan, take a few steps, and print both on rank 0.
 
     Raises:
-        SettingsError: The run learns from clips, which nobody makes up.
+        SettingsError: The run learns from clips, which nobody makes up, or from a teacher, who is not part of a plan.
     """
     if config.data.clips.per_step:
         raise SettingsError("--dry-run: expected a run without clips, got data.clips.per_step; set it to 0.")
+    if config.distil.teacher:
+        raise SettingsError("--dry-run: expected a run without a teacher, got distil.teacher; set it to ''.")
     make_ready(model, config, with_clips=False)
     model.to(ranks.device).train()
-    groups = build_groups(model, config.optim)
     steps = steps_of_manifest(config, ranks.world_size)
     plan = make_plan(config, model, ranks.world_size, ranks.device, steps)
-    measured = measure(config, ranks, model, tokenizer, Optimizer(groups, config.optim, STEPS))
+    module = TrainStep(model, config.losses, autocast=config.run.precision == "bf16")
+    if config.run.shard:
+        shard(module, config, ranks)
+    groups = build_groups(model, config.optim)
+    measured = measure(config, ranks, module, tokenizer, Optimizer(groups, config.optim, STEPS))
     if ranks.is_main:
         share = plan.bytes_peak / measured.bytes_peak - 1
         print(say(plan, groups, model, ranks.world_size, measured.seconds))
@@ -57,18 +63,18 @@ def dry_run(config: TrainConfig, ranks: Ranks, model: MedicalSam3, tokenizer: To
 
 
 def measure(
-    config: TrainConfig, ranks: Ranks, model: MedicalSam3, tokenizer: Tokenizer, optimizer: Optimizer
+    config: TrainConfig, ranks: Ranks, module: TrainStep, tokenizer: Tokenizer, optimizer: Optimizer
 ) -> Measured:
     """Take a few steps; memory is that of CUDA's allocator, or counted tensor by tensor on the CPU."""
-    wrapped = distributed.wrap(TrainStep(model, config.losses, autocast=config.run.precision == "bf16"))
+    wrapped = distributed.wrap(module)
     on_cuda = ranks.device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(ranks.device)
     live = LiveBytes()
-    live.add(model.state_dict())
+    live.add(module.state_dict())
     seconds, loss = 0.0, 0.0
     for step in range(STEPS):
-        batch = made_up(config, model.image_size, step, ranks.rank).to(ranks.device)
+        batch = made_up(config, module.model.image_size, step, ranks.rank).to(ranks.device)
         phrases = encode_phrases(batch.phrases, tokenizer).to(ranks.device)
         began = time.perf_counter()
         # Counting costs time: the last step is only timed.

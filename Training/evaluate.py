@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from MedicalSAM3Lib.geometry import canonical_of, input_axis
 from MedicalSAM3Lib.model_folder import LoadedModel, sha256_of
 from MedicalSAM3Lib.structures import Volume
 from Training.case_rows import CaseRow, Ledger, measure, write_rows
-from Training.cases import Case, cases_of, groups_of, read_case
+from Training.cases import Case, cases_of, groups_of, held_out_split, read_case
 from Training.manifest import Manifest, read_manifest
 from Training.oracle_box import ask_with_box
 from Training.phrases import prompt_variants
@@ -41,14 +41,14 @@ class Options:
     """What is asked and how it is counted; every part of it that changes a row is part of the row's key.
 
     Attributes:
-        split: Of the manifest.
+        split: Of the manifest; "" for "test", or "val" where no slice was kept for a test.
         prompt: "text", or "oracle-box": also the box around the reference, which only a diagnosis may see.
         tolerance_mm: Of NSD.
         seed: Of intervals and misspellings.
         robustness: Ask also in other words.
     """
 
-    split: str = "test"
+    split: str = ""
     prompt: str = "text"
     tolerance_mm: float = 2.0
     seed: int = 0
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--baseline", help="another model, compared on the same questions")
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder for rows and report")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test", "unseen"))
+    parser.add_argument("--split", default="", choices=("train", "val", "test", "unseen"), help="test, else val")
     parser.add_argument("--prompt", default="text", choices=("text", "oracle-box"))
     parser.add_argument("--tolerance-mm", type=float, default=2.0, help="of NSD")
     parser.add_argument("--seed", type=int, default=0)
@@ -95,6 +95,10 @@ def evaluate(
     from Training.evaluation_report import write_report
 
     manifest = read_manifest(manifest_path)
+    if not options.split:
+        options = replace(options, split=held_out_split(manifest))
+        if options.split == "val":
+            print("No split 'test' in the manifest: scoring 'val', which may have chosen the model.", file=sys.stderr)
     try:
         ledger = Ledger(out / "done")
     except OSError as error:

@@ -28,14 +28,14 @@ from Training.ema import RunningMean
 from Training.losses import global_counts
 from Training.optim import Optimizer, check_gradients
 from Training.plan import Plan
+from Training.progress import Tell, progress_line
 from Training.provenance import git_commit, package_versions
 from Training.runlog import RunLog
+from Training.sharding import gathered
 from Training.step import TrainStep, encode_phrases
 from Training.validation import Source, validate
 
 logger = logging.getLogger("Training.train")
-
-STEPS_PER_LINE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Loop:
         self,
         config: TrainConfig,
         ranks: Ranks,
-        model: MedicalSam3,
+        module: TrainStep,
         tokenizer: Tokenizer,
         data: Data,
         optimizer: Optimizer,
@@ -75,7 +75,8 @@ class Loop:
         plan: Plan | None = None,
     ) -> None:
         self._config, self._ranks, self._data, self._total = config, ranks, data, total
-        self._model, self._tokenizer, self._optimizer = model, tokenizer, optimizer
+        self._module, self._tokenizer, self._optimizer = module, tokenizer, optimizer
+        self._model = model = module.model
         self._plan, self._out = plan, Path(config.run.out)
         self._checkpoints = Checkpoints(self._out / "checkpoints", config.run.keep)
         self._bf16 = config.run.precision == "bf16"
@@ -87,20 +88,21 @@ class Loop:
         """Resume or start, then step until the end or until asked to stop; returns whether the end was reached."""
         resumed = self._resume(resume)
         self._first = self.step
-        with RunLog(self._out, self.step, is_main=self._ranks.is_main) as log:
+        is_main, project = self._ranks.is_main, self._config.run.wandb
+        with RunLog(self._out, self.step, is_main=is_main, wandb=project) as log:
             if not resumed:
                 self._start(log)
-            finished = self._steps(log, stop_asked)
+            with progress_line(self._total, self.step, is_main=is_main) as tell:
+                finished = self._steps(log, tell, stop_asked)
             self._checkpoints.finish()
         if not finished and self._ranks.is_main:
             logger.info("Stopped after step %d; go on with --resume auto.", self.step)
         return finished
 
-    def _steps(self, log: RunLog, stop_asked: Callable[[], bool]) -> bool:
-        module = TrainStep(self._model, self._config.losses, autocast=self._bf16)
+    def _steps(self, log: RunLog, tell: Tell, stop_asked: Callable[[], bool]) -> bool:
         if self._config.run.compile:
-            module.compile()
-        wrapped = distributed.wrap(module)
+            self._module.compile()
+        wrapped = distributed.wrap(self._module)
         began = time.perf_counter()
         for batch in self._data.train.prefetched(self.step, self._total):
             waited = time.perf_counter() - began
@@ -108,7 +110,7 @@ class Loop:
             numbers = self._one_step(wrapped, batch)
             numbers |= self._pace(len(batch.images), time.perf_counter() - began, waited)
             log.write(self.step, numbers)
-            self._tell(numbers)
+            tell(self.step, numbers)
             self.step += 1
             stopping = distributed.any_rank(stop_asked())
             self._validate_and_save(log, stopping)
@@ -165,7 +167,7 @@ class Loop:
     def _validate_and_save(self, log: RunLog, stopping: bool) -> None:
         run, is_last, is_best = self._config.run, self.step == self._total, False
         if run.validate_every and (self.step % run.validate_every == 0 or is_last):
-            with self._mean.applied(self._model) if self._mean is not None else nullcontext():
+            with gathered(self._module), self._mean.applied(self._model) if self._mean is not None else nullcontext():
                 scores = validate(self._model, self._tokenizer, self._data.val, run.validate_batches, self._bf16)
             is_best = scores["dice"] > (-math.inf if self.best is None else self.best)
             self.best = scores["dice"] if is_best else self.best
@@ -218,9 +220,3 @@ class Loop:
             versions=package_versions(),
             git_commit=git_commit(),
         )
-
-    def _tell(self, numbers: dict[str, Any]) -> None:
-        if self._ranks.is_main and self.step % STEPS_PER_LINE == 0:
-            line = "step %d/%d  loss %.3f  gradient %.3f  %.2f s (%.2f s waiting)"
-            values = (numbers["loss"], numbers["grad_norm"], numbers["seconds"], numbers["wait_seconds"])
-            logger.info(line, self.step, self._total, *values)

@@ -9,20 +9,23 @@ Paths are relative to the manifest's folder, so a data set can be moved as a who
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from MedicalSAM3Lib.errors import InputError, OutputError
-from MedicalSAM3Lib.model_folder import sha256_of
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
@@ -94,6 +97,12 @@ class ManifestRow(BaseModel):
         return self
 
 
+_ROWS = TypeAdapter(list[ManifestRow])
+
+_TELLING = ("volume_id", "axis", "slice_index", "concept", "split", "image", "patient")
+"""Columns that say whether rows contradict each other."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Rows and the folder that their paths are relative to."""
@@ -138,16 +147,31 @@ def read_manifest(path: Path) -> Manifest:
     if set(table.column_names) != set(SCHEMA.names):
         different = ", ".join(sorted(set(table.column_names) ^ set(SCHEMA.names)))
         raise InputError(f"Expected the columns of a manifest in {path.name}, got other ones: {different}.")
-    rows = []
-    for number, values in enumerate(table.to_pylist()):
+    with _no_collecting():
+        columns = [table[name].to_pylist() for name in SCHEMA.names]
+        values = [dict(zip(SCHEMA.names, row, strict=True)) for row in zip(*columns, strict=True)]
         try:
-            rows.append(ManifestRow.model_validate(values))
+            rows = _ROWS.validate_python(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "row"
-            raise InputError(f"Row {number} of {path.name}: {name}: {first['msg']}; write it again.") from error
-    check_rows(rows)
+            first = error.errors(include_context=False, include_url=False)[0]
+            name = ".".join(str(part) for part in first["loc"][1:]) or "row"
+            raise InputError(
+                f"Row {first['loc'][0]} of {path.name}: {name}: {first['msg']}; write it again."
+            ) from error
+    _check_table(table)
     return Manifest(path.parent, tuple(rows))
+
+
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Millions of new objects, none of them garbage: looking for cycles among them takes longer than making them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def write_manifest(path: Path, rows: Sequence[ManifestRow]) -> None:
@@ -173,47 +197,37 @@ def check_rows(rows: Sequence[ManifestRow]) -> None:
     Raises:
         InputError: Says how many are wrong; never which patient.
     """
-    if not rows:
+    _check_table(pa.table({name: [getattr(row, name) for row in rows] for name in _TELLING}))
+
+
+def _check_table(table: pa.Table) -> None:
+    if not len(table):
         raise InputError("Expected a manifest with rows, got none; run Training.prepare.")
-    questions = {(row.volume_id, row.axis, row.slice_index, row.concept) for row in rows}
-    _refuse(len(rows) - len(questions), "one row per slice and concept", "repeated rows", "remove them")
-    splits: dict[tuple[str, int, int], set[str]] = defaultdict(set)
-    axes_splits: dict[str, tuple[set[int], set[str]]] = defaultdict(lambda: (set(), set()))
-    patients: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for row in rows:
-        splits[row.volume_id, row.axis, row.slice_index].add(row.split)
-        axes_splits[row.image][0].add(row.axis)
-        axes_splits[row.image][1].add(row.split)
-        patients[row.patient][row.volume_id].add(row.split)
-    leaks = sum(len(found) > 1 for found in splits.values())
+    questions = table.group_by(["volume_id", "axis", "slice_index", "concept"]).aggregate([])
+    _refuse(len(table) - len(questions), "one row per slice and concept", "repeated rows", "remove them")
+    slices = table.group_by(["volume_id", "axis", "slice_index"]).aggregate([("split", "count_distinct")])
+    leaks = int(np.count_nonzero(_several(slices, "split")))
     _refuse(leaks, "each slice in one split", "slices in several", "give all rows of a slice the same split")
-    leaks = sum(len(axes) > 1 and len(found) > 1 for axes, found in axes_splits.values())
+    images = table.group_by("image").aggregate([("axis", "count_distinct"), ("split", "count_distinct")])
+    leaks = int(np.count_nonzero(_several(images, "axis") & _several(images, "split")))
     _refuse(leaks, "images cut along one axis only when split by slices", "cut along several", "use one axis or split")
+    patients: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for row in _of_several_splits(table).group_by(["patient", "volume_id", "split"]).aggregate([]).to_pylist():
+        patients[row["patient"]][row["volume_id"]].add(row["split"])
     leaks = sum(_leaks(volumes) for volumes in patients.values())
     _refuse(leaks, "each patient in one split", "patients in several", "split by patient, or by slices of one volume")
 
 
-def check_files(manifest: Manifest) -> None:
-    """Every image and mask is there, and every image is the one whose hash was written down.
+def _several(groups: pa.Table, name: str) -> np.ndarray:
+    """Which groups have different values of a column."""
+    return np.asarray(groups[f"{name}_count_distinct"].to_numpy() > 1)
 
-    Raises:
-        InputError: Says how many are missing or changed, and the first row that is concerned.
-    """
-    hashes = {row.image: (number, row.sha256) for number, row in enumerate(manifest.rows)}
-    masks = {row.mask: number for number, row in enumerate(manifest.rows) if row.mask}
-    rows_by_file = {**masks, **{image: number for image, (number, _) in hashes.items()}}
-    missing = [number for name, number in rows_by_file.items() if not manifest.path(name).is_file()]
-    if missing:
-        raise InputError(
-            f"Expected all files of the manifest, got {len(missing)} missing (row {min(missing)}); "
-            "prepare the data again."
-        )
-    changed = [number for image, (number, sha256) in hashes.items() if sha256_of(manifest.path(image)) != sha256]
-    if changed:
-        raise InputError(
-            f"Expected the images that the manifest was made of, got {len(changed)} changed (row {min(changed)}); "
-            "prepare the data again."
-        )
+
+def _of_several_splits(table: pa.Table) -> pa.Table:
+    """The rows of patients who are in more than one split."""
+    patients = table.group_by("patient").aggregate([("split", "count_distinct")])
+    divided = patients["patient"].filter(_several(patients, "split"))
+    return table.filter(pc.is_in(table["patient"], divided.combine_chunks()))
 
 
 def _leaks(volumes: dict[str, set[str]]) -> bool:

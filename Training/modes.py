@@ -23,7 +23,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 @dataclass(frozen=True, slots=True)
 class ModeScores:
-    """What a mode is worth on runs of held-out slices and on the unseen patient."""
+    """What a mode is worth on runs of held-out slices and on the unseen patient (nothing asked where there is none)."""
 
     held_out: Scores
     unseen: Scores
@@ -34,16 +34,22 @@ class ModeScores:
         return self.held_out.mean_dice(_whole(self.held_out))[0]
 
 
-def compare_modes(model: LoadedModel, manifest: Manifest, unseen: str) -> dict[Mode, ModeScores]:
+def compare_modes(
+    model: LoadedModel, manifest: Manifest, unseen: str | None, split: str = "test"
+) -> dict[Mode, ModeScores]:
     """Examine a model that has a tracker in every mode.
 
     Args:
         model: As users load it.
-        manifest: With slices of the split "test".
-        unseen: The volume of the unseen patient.
+        manifest: With slices of the split.
+        unseen: The volume of the unseen patient; None where there is none.
+        split: Of the held-out slices.
     """
     examiner = Examiner(model, manifest, ())
-    return {mode: ModeScores(examiner.runs("test", mode), examiner.volume(unseen, mode)) for mode in MODES}
+    return {
+        mode: ModeScores(examiner.runs(split, mode), examiner.volume(unseen, mode) if unseen else Scores())
+        for mode in MODES
+    }
 
 
 def best_mode(scores: Mapping[Mode, ModeScores]) -> Mode:
@@ -64,13 +70,13 @@ def mode_tables(scores: Mapping[Mode, ModeScores]) -> str:
         "|---|---|---|---|---|---|---|",
         _row("mean Dice, large organs, muscles and bones", [_mean(one, LARGE) for one in every]),
         _row("mean Dice, all concepts", [_mean(one, _whole(one)) for one in every]),
-        _row("absent organs not found", [f"{one.wrong.rate:.3f} (n={one.wrong.asked})" for one in every]),
+        _row("absent organs not found", [_rejected(one) for one in every]),
     ]
     for name in sorted({name for one in every for name in one.overlaps}):
         cells = [f"{one.overlaps[name].dice:.2f}" if name in one.overlaps else "" for one in every]
         lines.append(_row(name.replace("_", " "), cells))
     return "\n".join(lines) + (
-        "\n\nHeld-out: each run of neighbouring test slices is asked as a volume of its own (2 to 5 slices), so that\n"
+        "\n\nHeld-out: each run of neighbouring slices is asked as a volume of its own (2 to 5 slices), so that\n"
         "nothing is carried in from slices that were trained on. Unseen: the whole volume.\n"
         f"The mode `auto` of this model is **{best_mode(scores)}**: fuse only if its mean over all held-out concepts\n"
         "is at least that of both others.\n"
@@ -95,6 +101,10 @@ def _whole(scores: Scores) -> list[str]:
 def _mean(scores: Scores, concepts: tuple[str, ...] | list[str]) -> str:
     value, count = scores.mean_dice(concepts)
     return "-" if np.isnan(value) else f"{value:.3f} (n={count})"
+
+
+def _rejected(scores: Scores) -> str:
+    return f"{scores.wrong.rate:.3f} (n={scores.wrong.asked})" if scores.wrong.asked else "-"
 
 
 def _row(title: str, cells: list[str]) -> str:

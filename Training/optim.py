@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from MedicalSAM3Lib.errors import RunError, SettingsError
 from Training import distributed
@@ -186,7 +186,7 @@ class Optimizer:
         """
         self.set_rates(step)
         parameters = [parameter for group in self.adamw.param_groups for parameter in group["params"]]
-        norm: Tensor = nn.utils.clip_grad_norm_(parameters, self._config.clip)
+        norm = distributed.whole(nn.utils.clip_grad_norm_(parameters, self._config.clip))
         if distributed.any_rank(not math.isfinite(loss) or not bool(torch.isfinite(norm))):
             self.skipped += 1
             if self.skipped > self._config.max_skipped:

@@ -71,7 +71,10 @@ def make_plan(config: TrainConfig, model: MedicalSam3, world_size: int, device: 
     step_bytes, flops = walk(config, model, frozen, config.data.batch_slices // config.run.accumulate)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    fixed = sum(t.nbytes for t in model.state_dict().values()) + 8 * learning + (4 * learning if world_size > 1 else 0)
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    fixed = weights + 8 * learning + (4 * learning if world_size > 1 else 0)
+    if config.run.shard:  # its part of everything, and the weights as far as they are gathered
+        fixed = weights + (weights + 8 * learning) // world_size
     rate = matmul_rate(device, torch.bfloat16 if bf16 else torch.float32)
     epoch = round(steps / config.run.epochs) if config.run.epochs else 0
     return Plan(parameters, learning, fixed, step_bytes, flops, rate, steps, epoch)

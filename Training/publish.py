@@ -3,8 +3,9 @@
     python -m Training.publish --run runs/tiny --out Resources/models/tiny
     python -m Training.publish --run runs/tiny --out Resources/models/tiny --again    new numbers, the same weights
 
-Presence is calibrated on the validation slices; then the folder is written, loaded as users load it, and
-examined on the test slices and on the unseen patient. The unseen patient chooses nothing.
+Presence is calibrated on the validation slices; then the folder is written, loaded as users load it, and examined on
+the test slices (validation slices where there are none) and, where one was kept apart, on an unseen patient, who
+chooses nothing. The card says what was not examined.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from MedicalSAM3Lib.weights import load_strictly
 from Training.calibrate import RUN_MM, ask_presence, in_words
 from Training.calibration import fit_presence
 from Training.card import make_card
+from Training.card_words import is_demonstration, notice_of
+from Training.cases import held_out_split
 from Training.checkpoints import Checkpoints, Meta, read_meta, weights_file
 from Training.config import TrainConfig, make_config
 from Training.data import TrainingData
@@ -38,8 +41,6 @@ from Training.modes import ModeScores, best_mode, compare_modes
 from Training.network import build_network
 from Training.phrases import HELD_OUT_NONSENSE, PhraseBank
 from Training.scoring import Examiner
-
-NOTICE = "Demonstration model, trained on four volumes: not for any medical use."
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,12 +79,14 @@ def publish(run: Path, out: Path) -> str:
     print(f"presence: {presence.model_dump()}, {in_words(asked, presence)}")
 
     preprocess = config.data.preprocess.model_dump(mode="json")
-    phrases = trained_phrases(read_manifest(Path(config.data.manifest)))
+    manifest = read_manifest(Path(config.data.manifest))
+    phrases, notice = trained_phrases(manifest), notice_of(config, manifest)
+    said = {"demonstration_notice" if is_demonstration(config, manifest) else "notice": notice}
 
     def write(card: str, presence: PresenceSpec) -> None:
         tokenizer_folder = Path(config.model.tokenizer) if config.model.tokenizer else resource("tokenizer")
         specs = preprocess, presence.model_dump()
-        save_model_folder(out, model, tokenizer_folder, *specs, card, demonstration_notice=NOTICE, phrases=phrases)
+        save_model_folder(out, model, tokenizer_folder, *specs, card, phrases=phrases, **said)  # type: ignore[arg-type]
 
     write("Not examined yet.\n", presence)
     modes = compare(out, config)
@@ -153,43 +156,28 @@ def load_network(config: TrainConfig, checkpoint: Path) -> tuple[MedicalSam3, To
 
 
 def compare(folder: Path, config: TrainConfig) -> dict[Mode, ModeScores] | None:
-    """Load the folder as users do and examine it in every mode; None where it has no tracker.
-
-    Raises:
-        InputError: The manifest has no unseen patient.
-    """
+    """Load the folder as users do and examine it in every mode; None where it has no tracker."""
     model = load_model_folder(folder)
     if not model.model.has_tracker:
         return None
     manifest = read_manifest(Path(config.data.manifest))
-    return compare_modes(model, manifest, unseen_patient(manifest))
+    return compare_modes(model, manifest, unseen_patient(manifest), held_out_split(manifest))
 
 
 def examine(
     folder: Path, config: TrainConfig, meta: Meta, modes: dict[Mode, ModeScores] | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Load the folder as users do and ask it about everything that training never saw; returns the card and numbers.
-
-    Raises:
-        InputError: The manifest has no unseen patient.
-    """
+    """Load the folder as users do and ask it about all that training never saw; returns the card and numbers."""
     manifest = read_manifest(Path(config.data.manifest))
-    unseen = unseen_patient(manifest)
+    split, unseen = held_out_split(manifest), unseen_patient(manifest)
     examiner = Examiner(load_model_folder(folder), manifest, HELD_OUT_NONSENSE)
-    scores = {"held_out": examiner.slices("test"), "unseen": examiner.volume(unseen)}
-    return make_card(config, meta, manifest, **scores, modes=modes)
+    held_out, other = examiner.slices(split), examiner.volume(unseen) if unseen else None
+    return make_card(config, meta, manifest, held_out=held_out, unseen=other, modes=modes, split=split)
 
 
-def unseen_patient(manifest: Manifest) -> str:
-    """The volume of the patient who was kept apart.
-
-    Raises:
-        InputError: There is none.
-    """
-    unseen = next((row.volume_id for row in manifest.rows if row.split == "unseen"), None)
-    if unseen is None:
-        raise InputError("Expected a volume of the split 'unseen' in the manifest, got none; keep a patient apart.")
-    return unseen
+def unseen_patient(manifest: Manifest) -> str | None:
+    """The (first) volume of the split "unseen", None where nobody was kept apart."""
+    return next((row.volume_id for row in manifest.rows if row.split == "unseen"), None)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,40 @@
-"""The record of a run: one JSON line per step, and the same numbers for TensorBoard."""
+"""The record of a run: one JSON line per step, and the same numbers for TensorBoard and, where asked, elsewhere."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import uuid
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from MedicalSAM3Lib.errors import SettingsError
 
 
 class RunLog:
     """Writes ``log.jsonl`` and ``tensorboard/`` in a run's folder; does nothing on ranks other than 0.
 
     A resumed run first drops what was logged from ``first_step`` on, because it computes it again.
+
+    Args:
+        folder: Of the run.
+        first_step: From which on the run logs.
+        is_main: Whether this is rank 0.
+        wandb: Project at Weights & Biases that gets the numbers too, and nothing else; "" = none.
+
+    Raises:
+        SettingsError: There is a project, and the package is not installed.
     """
 
-    def __init__(self, folder: Path, first_step: int, *, is_main: bool) -> None:
-        self._file = None
+    def __init__(self, folder: Path, first_step: int, *, is_main: bool, wandb: str = "") -> None:
+        self._file = self._remote = None
         if not is_main:
             return
+        if wandb:
+            self._remote = _join_wandb(wandb, folder)
         # TensorBoard takes a second to import, which only the writing rank should pay.
         from torch.utils.tensorboard import SummaryWriter
 
@@ -38,6 +53,8 @@ class RunLog:
         if self._file is not None:
             self._file.close()
             self._board.close()
+        if self._remote is not None:
+            self._remote.finish(exit_code=0 if error is None else 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Log nested numbers under their dotted names; NaN becomes null."""
@@ -47,6 +64,29 @@ class RunLog:
         self._file.flush()
         for name, value in _flat(values):
             self._board.add_scalar(name, value, step)
+        if self._remote is not None:
+            self._remote.log({**dict(_flat(values)), "step": step})
+
+
+def _join_wandb(project: str, folder: Path) -> Any:
+    """Go on with the run of this folder, or begin it; its name there is made up and tells nothing."""
+    try:
+        wandb = import_module("wandb")
+    except ImportError as error:
+        raise SettingsError(
+            "run.wandb: expected the package wandb, which is not installed; run 'pip install wandb' or leave it empty."
+        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    name = folder / "wandb.txt"
+    if not name.is_file():
+        name.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+    quiet = wandb.Settings(console="off", disable_code=True, disable_git=True, x_disable_meta=True)
+    run = wandb.init(
+        project=project, id=name.read_text(encoding="utf-8"), resume="allow", dir=str(folder), settings=quiet
+    )
+    # Steps that a resumed run computes again come twice, which wandb's own counter would refuse.
+    run.define_metric("*", step_metric="step")
+    return run
 
 
 def _keep_before(path: Path, first_step: int) -> None:

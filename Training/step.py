@@ -16,6 +16,7 @@ from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.text import Tokenizer
 from Training.collate import Batch
 from Training.config import TrainConfig
+from Training.distil import Lesson, Teacher, distil_terms
 from Training.forward import forward_train, freeze_unused
 from Training.losses import Counts, LossConfig, compute_losses, global_counts
 from Training.low_rank import add_low_rank
@@ -120,13 +121,17 @@ class TrainStep(nn.Module):
         model: Its parameters are this module's.
         losses: Weights and switches of the objective.
         autocast: Run the network in bf16 where that is safe; losses are fp32 in any case.
+        teacher: Whose answers are learned beside the labels.
     """
 
-    def __init__(self, model: MedicalSam3, losses: LossConfig, *, autocast: bool) -> None:
+    def __init__(
+        self, model: MedicalSam3, losses: LossConfig, *, autocast: bool, teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self._losses = losses
         self._autocast = autocast
+        self._teacher = teacher
 
     def forward(self, batch: Batch, phrases: Phrases, counts: Counts | None = None) -> dict[str, Tensor]:
         """Weighted scalar terms; their sum is what is optimised.
@@ -147,16 +152,28 @@ class TrainStep(nn.Module):
                 outputs = forward_train(
                     self.model, pyramid, text, losses.one_to_many, losses.with_masks, batch.pair_slice
                 )
+                lesson = self._lesson(batch, phrases)
             if batch.clips is not None:
                 count, length = batch.clips.count, batch.clips.masks.shape[1]
                 of_clips = tokens[-count * length :].unflatten(0, (count, length))
                 answers = track_clips(self.model, of_clips, batch.clips)
         if losses.detector:
-            terms |= compute_losses(outputs, batch, losses, counts or global_counts(batch))
+            counts = counts or global_counts(batch)
+            terms |= compute_losses(outputs, batch, losses, counts)
+            if self._teacher is not None and lesson is not None:
+                taught, weight = self._teacher.taught(batch), self._teacher.config.weight
+                terms |= distil_terms(outputs, lesson, taught, weight, losses, counts)
         if batch.clips is not None:
             truth = batch.clips.masks[:, asked_at(batch.clips, batch.clips.masks.shape[1])]
             terms |= track_losses(answers, truth, losses.track)
-        return terms
+        # A term is often one of several layers', and what waits for the gradient of a view can be lost (FSDP2 warns).
+        return {name: term.clone() for name, term in terms.items()}
+
+    def _lesson(self, batch: Batch, phrases: Phrases) -> Lesson | None:
+        if self._teacher is None:
+            return None
+        asked = phrases.input_ids, phrases.attention_mask, phrases.pair_phrase
+        return self._teacher.say(batch, *asked, masks=self._losses.with_masks)
 
     def _trunk(self, images: Tensor) -> Tensor:
         """Trunk tokens; without a graph where the detector learns nothing."""

@@ -24,14 +24,17 @@ from MedicalSAM3Lib.model_folder import sha256_of
 from MedicalSAM3Lib.text import Tokenizer
 from Training import distributed
 from Training.config import TrainConfig, load_config
+from Training.distil import load_teacher
 from Training.distributed import Ranks
 from Training.dry_run import dry_run
 from Training.loop import Data, Loop
 from Training.network import build_network
 from Training.optim import Optimizer, build_groups, describe
 from Training.plan import make_plan, say
+from Training.progress import StderrHandler
+from Training.sharding import shard
 from Training.signals import STOPPED, stop_signals
-from Training.step import make_ready
+from Training.step import TrainStep, make_ready
 
 logger = logging.getLogger("Training.train")
 
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[StderrHandler()])
     try:
         config = load_config(options.config, options.overrides)
         torch.set_num_threads(config.run.num_threads)
@@ -67,12 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_data(config: TrainConfig, side: int, ranks: Ranks) -> Data:
     """Read the manifest and its volumes; raises ``InputError`` when either is not sound."""
     from Training.data import BatchSource, TrainingData
-    from Training.manifest import check_files, read_manifest
+    from Training.manifest import read_manifest
+    from Training.manifest_files import check_files
     from Training.warmstart import warm_start_once
 
     path = Path(config.data.manifest)
-    if ranks.is_main:  # reads every image; where it fails the others are told that this rank has ended
-        check_files(read_manifest(path))
+    if ranks.is_main:  # reads every image, once a run; where it fails the others are told that this rank has ended
+        check_files(read_manifest(path), known=Path(config.run.out) / "hashes.json")
     distributed.barrier()
     data = TrainingData.load(config.data)
     if data.config.preprocess.image_size != side:
@@ -98,13 +102,17 @@ def train(
     total = config.run.steps or math.ceil((config.run.epochs or 0) * len(data.train))
     make_ready(model, config, with_clips=config.data.clips.per_step > 0)
     model.to(ranks.device).train()
-    optimizer = Optimizer(groups := build_groups(model, config.optim), config.optim, total)
-    # Walking through clips is not part of a plan: it would promise too little.
-    can_plan = config.run.plan and config.data.clips.per_step == 0
+    # Walking through clips and a teacher's forward are not part of a plan: it would promise too little.
+    can_plan = config.run.plan and config.data.clips.per_step == 0 and not config.distil.teacher
     plan = make_plan(config, model, ranks.world_size, ranks.device, total) if can_plan else None
+    teacher = load_teacher(config.distil, tokenizer, ranks.device)
+    module = TrainStep(model, config.losses, autocast=config.run.precision == "bf16", teacher=teacher)
+    if config.run.shard:
+        shard(module, config, ranks)
+    optimizer = Optimizer(groups := build_groups(model, config.optim), config.optim, total)
     if ranks.is_main:
         logger.info("%s", say(plan, groups, model, ranks.world_size) if plan else describe(groups))
-    loop = Loop(config, ranks, model, tokenizer, data, optimizer, total, plan)
+    loop = Loop(config, ranks, module, tokenizer, data, optimizer, total, plan)
     with stop_signals() as stop_asked:
         return loop.run(stop_asked, resume=resume)
 

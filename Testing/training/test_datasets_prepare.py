@@ -20,7 +20,8 @@ from Training.collate import LabelState
 from Training.config import DataConfig
 from Training.data import PictureSource, TrainingData
 from Training.dataset_files import pseudonym
-from Training.manifest import Manifest, check_files, read_manifest
+from Training.manifest import Manifest, read_manifest
+from Training.manifest_files import check_files
 from Training.splits import read_split
 from Training.transforms import NO_AUGMENTATION
 from Training.volumes import load_volumes

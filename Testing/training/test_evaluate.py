@@ -126,6 +126,17 @@ def test_a_file_that_is_gone_ends_the_run_and_keeps_what_was_done(
     assert not (tmp_path / "out" / "report.html").exists()
 
 
+def test_without_a_test_split_validation_is_scored_and_that_is_said(
+    tmp_path: Path, models: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = write_world(tmp_path, [labelled(splits=["train"] * 8 + ["val"] * 4)])
+    run(world, tmp_path / "out")
+    assert "No split 'test' in the manifest: scoring 'val'" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["split"] == "val"
+    with pytest.raises(InputError, match="split 'test'"):
+        run(world, tmp_path / "asked", split="test")
+
+
 def test_a_split_of_unknown_concepts_has_nothing_to_ask(tmp_path: Path, models: list[str]) -> None:
     world = write_world(tmp_path, [labelled(splits=["test"] * 2 + ["train"] * 10, known_slices=(4, 11), absent=())])
     with pytest.raises(InputError, match="known state in the split 'test'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from pydantic import ValidationError
 
 from MedicalSAM3Lib.errors import InputError, OutputError
 from MedicalSAM3Lib.model_folder import sha256_of
-from Training.manifest import ManifestRow, check_files, check_rows, read_manifest, write_manifest
+from Training import manifest_files
+from Training.manifest import SCHEMA, ManifestRow, check_rows, read_manifest, write_manifest
+from Training.manifest_files import check_files
 
 
 def row(**changes: Any) -> ManifestRow:
@@ -139,3 +142,67 @@ def test_missing_and_changed_files_are_refused(tmp_path: Path) -> None:
     mask.unlink()
     with pytest.raises(InputError, match=r"1 missing \(row 0\)"):
         check_files(manifest)
+
+
+def test_an_image_is_read_once_and_again_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a.png", "b.png"]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    rows = [
+        row(image=name, mask="a.png", volume_id=name, sha256=sha256_of(tmp_path / name)) for name in names
+    ]  # fmt: skip
+    write_manifest(tmp_path / "m.parquet", rows)
+    manifest, known = read_manifest(tmp_path / "m.parquet"), tmp_path / "run" / "hashes.json"
+    read: list[str] = []
+
+    def hashed(path: Path) -> str:
+        read.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr(manifest_files, "sha256_of", hashed)
+    for expected in (names, []):
+        check_files(manifest, known)
+        assert read == expected
+        read.clear()
+    (tmp_path / "b.png").write_text("other")
+    for _ in range(2):  # what was kept of a changed image does not hide that it changed
+        with pytest.raises(InputError, match=r"1 changed \(row 1\)"):
+            check_files(manifest, known)
+    assert read == ["b.png"]
+    known.write_text("cut sho")
+    (tmp_path / "b.png").write_text("b.png")
+    check_files(manifest, known)
+    assert read == ["b.png", *names]
+    assert [path.name for path in known.parent.iterdir()] == ["hashes.json"]
+
+
+def test_hashes_that_cannot_be_kept_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    write_manifest(tmp_path / "m.parquet", [row(image="a", mask="a", sha256=sha256_of(tmp_path / "a"))])
+    with pytest.raises(OutputError, match=r"hashes\.json"):
+        check_files(read_manifest(tmp_path / "m.parquet"), tmp_path / "a" / "hashes.json")
+
+
+def test_the_first_wrong_row_of_many_is_named(tmp_path: Path) -> None:
+    rows = [row(slice_index=n).model_dump() for n in range(50)]
+    rows[30]["spacing"], rows[7]["mask"] = [1.0, -1.0, 1.0], ""
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "m.parquet")
+    with pytest.raises(InputError, match=r"^Row 7 of m\.parquet: row: .*expected a mask"):
+        read_manifest(tmp_path / "m.parquet")
+    rows[7]["mask"] = "mask"
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "m.parquet")
+    with pytest.raises(InputError, match=r"^Row 30 of m\.parquet: spacing\.1: "):
+        read_manifest(tmp_path / "m.parquet")
+    assert gc.isenabled()
+
+
+def test_a_patient_in_several_splits_by_volume_is_found_among_many(tmp_path: Path) -> None:
+    def many(moved: str) -> list[ManifestRow]:
+        return [
+            row(volume_id=f"v{n}", image=f"i{n}", patient=f"p{n // 2}", split=moved if n == 41 else "train")
+            for n in range(60)
+        ]
+
+    check_rows(many("train"))
+    with pytest.raises(InputError, match="1 patients in several"):
+        check_rows(many("val"))

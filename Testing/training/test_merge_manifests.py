@@ -10,7 +10,8 @@ import pytest
 from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.model_folder import sha256_of
 from Training import prepare
-from Training.manifest import ManifestRow, check_files, read_manifest, write_manifest
+from Training.manifest import ManifestRow, read_manifest, write_manifest
+from Training.manifest_files import check_files
 from Training.merge_manifests import merge
 
 

@@ -21,7 +21,8 @@ from Testing.lib.phantoms import oblique_affine
 from Testing.training.data_world import boxes_hu, image_of, labelled, write_world
 from Training import make_sample, prepare
 from Training.adapters import slicerio_package, totalsegmentator_package
-from Training.manifest import check_files, read_manifest
+from Training.manifest import read_manifest
+from Training.manifest_files import check_files
 from Training.packages import download, fetch_all, verify, write_volume
 
 

@@ -16,17 +16,24 @@ from MedicalSAM3Lib.presence import PresenceSpec
 from Testing.lib.small_world import small_config
 from Testing.training.data_world import SPEC, labelled, write_world
 from Training import publish, train
+from Training.adapters.labelled import LabelledVolume
 from Training.calibrate import ask_presence
 from Training.card import make_card
+from Training.card_words import is_demonstration, notice_of
 from Training.checkpoints import Meta
-from Training.config import TrainConfig, WarmStartConfig, make_config
+from Training.config import ModelConfig, TrainConfig, WarmStartConfig, make_config
 from Training.data import TrainingData
-from Training.manifest import read_manifest, write_manifest
+from Training.manifest import Manifest, read_manifest, write_manifest
 from Training.publish import best_checkpoint, examine, load_network
 from Training.scoring import Overlap, Rejections, Scores
 
 SIDE = 56
 SPLITS = ["train"] * 6 + ["val"] * 4 + ["test"] * 2
+
+
+def demo(volume_id: str = "ct", **changes: Any) -> LabelledVolume:
+    """Boxes that say they are of the demo's data."""
+    return labelled(volume_id, dataset="slicerio", **changes)
 
 
 def settings(manifest: Path, out: Path) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def settings(manifest: Path, out: Path) -> dict[str, Any]:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest with an unseen patient, and a run that was trained on it."""
     folder = tmp_path_factory.mktemp("published")
-    volumes = [labelled(splits=SPLITS), labelled("other", splits=["unseen"] * 12)]
+    volumes = [demo(splits=SPLITS), demo("other", splits=["unseen"] * 12)]
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(settings(write_world(folder, volumes), folder / "run")))
     assert train.main(["--config", str(config)]) == 0
@@ -71,7 +78,7 @@ def test_a_run_becomes_a_model_folder_with_its_card_and_scores(world: Path, caps
     assert publish.main(["--run", str(world / "run"), "--out", str(out)]) == 0
     loaded = load_model_folder(out)
     assert loaded.is_demonstration
-    assert loaded.notice == publish.NOTICE
+    assert loaded.notice == "Demonstration model, trained on one volume: not for any medical use."
     assert loaded.preprocess == config_of(world).data.preprocess
     assert loaded.phrases["liver"][0] == "liver"
     assert "spleen" not in loaded.phrases  # no training slice shows it
@@ -143,13 +150,67 @@ def without(world: Path, folder: Path, split: str) -> TrainConfig:
     return make_config(settings(folder / "manifest.parquet", folder))
 
 
-def test_a_manifest_without_validation_or_unseen_patient_is_refused(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="split 'unseen' in the manifest, got none"):
-        examine(world / "model", without(world, tmp_path, "unseen"), meta())
+def test_a_manifest_without_validation_is_refused(world: Path, tmp_path: Path) -> None:
     config = without(world, tmp_path, "val")
     model, tokenizer = load_network(config, best_checkpoint(world / "run"))
     with pytest.raises(InputError, match="split 'val' in the manifest, got none"):
         ask_presence(model, tokenizer, TrainingData.load(config.data))
+
+
+def test_without_an_unseen_patient_the_card_says_what_was_not_examined(world: Path, tmp_path: Path) -> None:
+    published = world / "plain"
+    publish.publish(world / "run", published)
+    card, numbers = examine(published, without(world, tmp_path, "unseen"), meta())
+    assert "**Not examined: an unseen patient.**" in card
+    assert "split 'test': no training step saw them" in card
+    assert "| spleen | " in card
+    assert numbers["unseen"]["dice"] == {}
+    assert numbers["unseen"]["absent_asked"] == 0
+    assert numbers["held_out"]["absent_asked"] == 4
+
+
+def manifest_of(folder: Path, *volumes: LabelledVolume) -> Manifest:
+    return read_manifest(write_world(folder, volumes))
+
+
+def test_another_run_gets_a_notice_and_a_card_of_its_own(tmp_path: Path) -> None:
+    splits = ["train"] * 8 + ["val"] * 4
+    manifest = manifest_of(tmp_path, labelled(splits=splits), labelled("b", dataset="polyps", splits=splits))
+    config = make_config(settings(tmp_path / "manifest.parquet", tmp_path))
+    assert notice_of(config, manifest) == "From nothing, trained on two images of two data sets: for research only."
+    tuned = config.model_copy(update={"model": ModelConfig(start_from=f"{tmp_path}/sam3")})
+    assert notice_of(tuned, manifest).startswith("Fine-tuned from sam3, trained on two images")
+    card, _ = make_card(tuned, meta(), manifest, held_out=Scores(), unseen=None, split="val")
+    assert card.startswith("# Model trained with MedicalSAM3")
+    assert "The licence of sam3" in card
+    assert "**There is no split 'test'.**" in card
+    for claim in ("pseudo-labels", "Demonstration", "no weights of another model", str(tmp_path)):
+        assert claim not in card
+    assert "no weights of another model" in make_card(
+        config, meta(), manifest, held_out=Scores(), unseen=None
+    )[0]  # fmt: skip
+
+
+def test_only_the_demo_and_what_goes_on_from_it_is_a_demonstration(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path, demo(splits=SPLITS))
+    config = make_config(settings(tmp_path / "manifest.parquet", tmp_path))
+    assert is_demonstration(config, manifest)
+    later = config.model_copy(update={"model": ModelConfig(start_from=str(tmp_path))})
+    assert not is_demonstration(later, manifest)
+    (tmp_path / "README.md").write_text(make_card(config, meta(), manifest, held_out=Scores(), unseen=Scores())[0])
+    assert is_demonstration(later, manifest)
+
+
+def test_many_volumes_are_told_by_data_set(tmp_path: Path) -> None:
+    rows = manifest_of(tmp_path, demo(splits=["train"] * 12)).rows
+    many = [
+        row.model_copy(update={"volume_id": f"v{n}", "patient": f"p{n % 5}"})
+        for n in range(21) for row in rows if row.slice_index < 2
+    ]  # fmt: skip
+    config = make_config(settings(tmp_path / "manifest.parquet", tmp_path))
+    card, _ = make_card(config, meta(), Manifest(tmp_path, tuple(many)), held_out=Scores(), unseen=None)
+    assert "| slicerio | CT | slicerio | CC0-1.0 | 42 | 0 | 0 | 0 |" in card
+    assert "they are of 5 people" in card
 
 
 def test_a_folder_without_checkpoints_is_refused_in_one_line(
@@ -172,9 +233,7 @@ def hand_made() -> tuple[Scores, Scores]:
 
 
 def test_the_card_warns_and_says_every_number(tmp_path: Path) -> None:
-    manifest = read_manifest(
-        write_world(tmp_path, [labelled(splits=SPLITS), labelled("other", splits=["unseen"] * 12)])
-    )
+    manifest = read_manifest(write_world(tmp_path, [demo(splits=SPLITS), demo("other", splits=["unseen"] * 12)]))
     config = make_config(settings(tmp_path / "manifest.parquet", tmp_path))
     held_out, unseen = hand_made()
     card, numbers = make_card(config, meta(step=1500), manifest, held_out=held_out, unseen=unseen)
@@ -183,8 +242,8 @@ def test_the_card_warns_and_says_every_number(tmp_path: Path) -> None:
         "*the same people*", "chose nothing", "counts 0",
     ):  # fmt: skip
         assert warning in card.replace("\n", " "), warning
-    assert "| ct | CT | boxes | CC0-1.0 | 6 | 4 | 2 | 0 |" in card
-    assert "| other | CT | boxes | CC0-1.0 | 0 | 0 | 0 | 12 |" in card
+    assert "| ct | CT | slicerio | CC0-1.0 | 6 | 4 | 2 | 0 |" in card
+    assert "| other | CT | slicerio | CC0-1.0 | 0 | 0 | 0 | 12 |" in card
     assert "| liver | 0.80 | 0.61 |" in card
     assert "went on with other values" not in card
     assert "| gallbladder |  | 0.00 |" in card
