@@ -98,9 +98,9 @@ def walk(config: TrainConfig, model: MedicalSam3, frozen: Sequence[str], slices:
         rows, asked = torch.zeros(pairs, dtype=torch.int64), torch.ones_like(tokens)
         with FlopCounterMode(display=False) as counter, live:
             with torch.autocast("cpu", torch.bfloat16, enabled=config.run.precision == "bf16"):
-                pyramid = fake.pyramid(fake.encode_trunk(images)).take(rows)
+                pyramid = fake.pyramid(fake.encode_trunk(images))
                 text = fake.encode_text(tokens, asked).take(rows)
-                outputs = forward_train(fake, pyramid, text, losses.one_to_many, losses.with_masks)
+                outputs = forward_train(fake, pyramid, text, losses.one_to_many, losses.with_masks, rows)
             forward = live.now
             _all_of(outputs).backward()
     of_losses = largest_mask_loss(config, slices) * side**2 * 4 if losses.mask_loss_size == "target" else 0

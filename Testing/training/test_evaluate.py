@@ -93,19 +93,19 @@ def test_an_evaluation_writes_rows_table_and_report(world: Path, tmp_path: Path,
     assert min(r.dice for r in ours if r.concept in ("liver", "spleen", "left_kidney")) > 0.9
     blind = [r for r in rows if r.role == "baseline" and r.concept == "spleen" and r.is_present]
     assert {(r.outcome, r.dice, r.nsd) for r in blind} == {("missed", 0.0, 0.0)}
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
     assert summary["tests"]["deployment"]["difference"]["mean"] > 0
     assert summary["protocols"]["deployment"]["ours"]["outcomes"]["both_empty"] == 2
     plural = {(r.reading, r.outcome) for r in every if (r.role, r.kind, r.concept) == ("ours", "plural", "kidney")}
     assert plural == {("vocabulary", "overlap"), ("verbatim", "missed")}  # the oracle itself knows no plural
     assert {r.outcome for r in every if r.kind == "nonsense"} == {"both_empty"}
     assert {r.kind for r in every} == {"canonical", *KINDS, "nonsense"}
-    html = report.read_text()
+    html = report.read_text(encoding="utf-8")
     assert "In other words" in html
     assert html.count("data:image/png") >= 3
     assert "http://" not in html
     assert "https://" not in html
-    assert "boxes" in (tmp_path / "out" / "table3.csv").read_text()
+    assert "boxes" in (tmp_path / "out" / "table3.csv").read_text(encoding="utf-8")
 
 
 def test_what_is_done_is_not_asked_again_and_gives_the_same_report(
@@ -132,7 +132,7 @@ def test_without_a_test_split_validation_is_scored_and_that_is_said(
     world = write_world(tmp_path, [labelled(splits=["train"] * 8 + ["val"] * 4)])
     run(world, tmp_path / "out")
     assert "No split 'test' in the manifest: scoring 'val'" in capsys.readouterr().err
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["split"] == "val"
+    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["split"] == "val"
     with pytest.raises(InputError, match="split 'test'"):
         run(world, tmp_path / "asked", split="test")
 

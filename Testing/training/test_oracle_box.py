@@ -153,7 +153,7 @@ def test_the_diagnosis_tells_a_model_that_only_reads_its_box(tmp_path: Path, mon
     def rows(prompt: str) -> list[CaseRow]:
         options = Options(prompt=prompt, robustness=False)
         report = evaluate("reader", None, world, tmp_path / prompt, options, lambda *_: None)
-        assert ("not scores of a text-prompted model" in report.read_text()) == (prompt == "oracle-box")
+        assert ("not scores of a text-prompted model" in report.read_text(encoding="utf-8")) == (prompt == "oracle-box")
         return [row for row in read_rows(tmp_path / prompt / "cases.parquet") if row.protocol == "paper"]
 
     assert {row.outcome for row in rows("text")} == {"missed", "both_empty"}
