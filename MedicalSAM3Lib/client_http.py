@@ -167,9 +167,11 @@ class Http:
 
 
 def _is_whole(response: http.client.HTTPResponse) -> bool:
-    """Whether the headers came to their end. Python takes that of the connection for it, and no body for all of it."""
-    has_size = response.getheader("Content-Length") is not None
-    return has_size or response.getheader("Transfer-Encoding") is not None or response.status == 204
+    """Whether the headers came to their end. Python takes that of the connection for it, also in the middle of a line,
+    and no body for all of it."""
+    has_size = (response.getheader("Content-Length") or "").strip().isdigit()
+    is_chunked = (response.getheader("Transfer-Encoding") or "").strip().lower() == "chunked"
+    return has_size or is_chunked or response.status == 204
 
 
 def read_body(response: http.client.HTTPResponse) -> bytes:

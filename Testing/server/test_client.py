@@ -399,7 +399,13 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Something-Else: 1\
 NOT_THERE = b"HTTP/1.1 404 Not Found\r\nContent-Length: 40\r\n\r\n" + b'{"code": "job"'
 
 
-@pytest.mark.parametrize("part", [OK[:30], OK[:60], OK[:90], OK, OK + b'{"sta', NOT_THERE, b""])
+UNSIZED = OK[: OK.index(b"15")]
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chun"
+
+
+@pytest.mark.parametrize(
+    "part", [OK[:30], OK[:60], OK[:90], UNSIZED, UNSIZED + b"1", CHUNKED, OK, OK + b'{"sta', NOT_THERE, b""]
+)
 def test_an_answer_that_was_cut_off_anywhere_is_asked_for_again(part: bytes) -> None:
     # Python's own reader takes the end of a connection for the end of the headers, and an empty body for all.
     with socket.create_server(("127.0.0.1", 0)) as listening:
