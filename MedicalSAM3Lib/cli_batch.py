@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -187,7 +188,8 @@ def hashes_of(folder: Path) -> tuple[str, str]:
         raise WeightsError("Expected a model, got an empty folder; choose another with --model.")
     from MedicalSAM3Lib.model_import import hash_of
 
-    return hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest(), hash_of(folder)
+    digest = cache(sha256_of)  # both hashes read the same gigabytes
+    return hashlib.sha256("".join(digest(file) for file in files).encode()).hexdigest(), hash_of(folder, digest)
 
 
 def _told(outcomes: Counter[str], passed_over: int, with_parquet: bool) -> list[str]:

@@ -24,6 +24,7 @@ from MedicalSAM3Lib.dicom_source import (
     private,
     read_sources,
     segments_to_write,
+    short,
     written_or_refused,
 )
 from MedicalSAM3Lib.errors import OutputError
@@ -75,7 +76,7 @@ def check_rtstruct(
     import pydicom
 
     wrong = OutputError("Expected contours that hold the masks as they are, read again they differ; report this.")
-    by_place = {_key(source): k for k, source in enumerate(sources)}
+    by_place = {source.key: k for k, source in enumerate(sources)}
     try:
         with private():
             rois = list(pydicom.dcmread(path).ROIContourSequence)
@@ -106,7 +107,7 @@ def _make(segmentation: Segmentation, segments: Sequence[Segment], sources: Sequ
     data.StructureSetROISequence, data.ROIContourSequence, data.RTROIObservationsSequence = [], [], []
     for number, segment in enumerate(segments, start=1):
         category, own_type, modifier = coded(segment.finding.codes, segment.finding.phrase)
-        name = " ".join(segment.name.split())[:64]
+        name = short(segment.name)
         layer, label = segmentation.layers[segment.finding.layer], segment.part.label
         data.StructureSetROISequence.append(
             _item(
@@ -236,10 +237,6 @@ def _item(**values: Any) -> Any:
     for name, value in values.items():
         setattr(item, name, value)
     return item
-
-
-def _key(source: SourceSlice) -> tuple[str, int | None]:
-    return str(source.header.SOPInstanceUID), source.frame
 
 
 def _pixel_mm(source: SourceSlice) -> float:

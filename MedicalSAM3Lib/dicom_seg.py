@@ -24,6 +24,7 @@ from MedicalSAM3Lib.dicom_source import (
     private,
     read_sources,
     segments_to_write,
+    short,
     written_or_refused,
 )
 from MedicalSAM3Lib.errors import OutputError
@@ -72,7 +73,7 @@ def check_dicom_seg(
     import pydicom
 
     wrong = OutputError("Expected a file that holds the masks as they are, read again it differs; report this.")
-    by_place = {(str(source.header.SOPInstanceUID), source.frame): k for k, source in enumerate(sources)}
+    by_place = {source.key: k for k, source in enumerate(sources)}
     counts = [np.bincount(layer.ravel(), minlength=1) for layer in segmentation.layers]
     missing = [int(counts[segment.finding.layer][segment.part.label]) for segment in segments]
     try:
@@ -217,7 +218,7 @@ def _description(number: int, segment: Segment, model: str) -> Any:
     from pydicom.uid import generate_uid
 
     category, own_type, modifier = coded(segment.finding.codes, segment.finding.phrase)
-    name = " ".join(segment.name.split())[:64]
+    name = short(segment.name)
     description = SegmentDescription(
         segment_number=number,
         segment_label=name,

@@ -61,6 +61,11 @@ class SourceSlice:
     position: np.ndarray
     axes: np.ndarray
 
+    @property
+    def key(self) -> tuple[str, int | None]:
+        """What a reference to it names: the instance, and the frame of an enhanced one, 1-based."""
+        return str(self.header.SOPInstanceUID), self.frame
+
     def to_lps(self, points_ij: np.ndarray) -> np.ndarray:
         """Points ``(N, 2)`` in voxels along row and column, to mm in LPS ``(N, 3)``."""
         return self.position + points_ij @ self.axes.T
@@ -125,7 +130,7 @@ def read_sources(volume: Volume) -> list[SourceSlice]:
         if source.path not in headers:
             headers[source.path] = _read(source.path)
         sources.append(_slice_of(headers[source.path], source.frame))
-    if len({(str(source.header.SOPInstanceUID), source.frame) for source in sources}) < len(sources):
+    if len({source.key for source in sources}) < len(sources):
         raise OutputError(
             "Expected an identifier (SOPInstanceUID) of its own for each slice, to which a DICOM result refers, some "
             "have the same; have it put right, or write .seg.nrrd or .nii.gz."
@@ -157,10 +162,15 @@ def coded(codes: Codes, name: str) -> tuple[Any, Any, Any]:
         scheme, value, meaning = text.split("^", 2)
         return Code(value, scheme, meaning[:64])
 
-    short = " ".join(name.split())[:64] or "concept"
+    named = short(name) or "concept"
     category = code(codes.category) if codes.category else Code("CONCEPT", PRIVATE_SCHEME, "Concept")
-    own_type = code(codes.type) if codes.type else Code(short, PRIVATE_SCHEME, short)
+    own_type = code(codes.type) if codes.type else Code(named, PRIVATE_SCHEME, named)
     return category, own_type, code(codes.modifier) if codes.type and codes.modifier else None
+
+
+def short(name: str) -> str:
+    """A name as DICOM takes it: 64 characters at most, in one line."""
+    return " ".join(name.split())[:64]
 
 
 def described(segment: Segment) -> str:

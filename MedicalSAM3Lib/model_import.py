@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -105,7 +106,7 @@ def _tokenizer_folder(source: Path) -> Path:
     return source if has_own else resource("tokenizer")
 
 
-def hash_of(path: Path) -> str:
+def hash_of(path: Path, digest: Callable[[Path], str] = sha256_of) -> str:
     """SHA-256 of a file; of a folder, that of its weights file, or of the hashes of its shards.
 
     The index of the shards says nothing of their content: it is the same before and after fine-tuning.
@@ -113,11 +114,11 @@ def hash_of(path: Path) -> str:
     from MedicalSAM3Lib.tensor_files import INDEX_FILE, WHOLE_FILE
 
     if path.is_file():
-        return sha256_of(path)
+        return digest(path)
     if (path / WHOLE_FILE).is_file():
-        return sha256_of(path / WHOLE_FILE)
+        return digest(path / WHOLE_FILE)
     shards = sorted(set(read_json(path / INDEX_FILE)["weight_map"].values()))
-    return hashlib.sha256("".join(sha256_of(path / shard) for shard in shards).encode()).hexdigest()
+    return hashlib.sha256("".join(digest(path / shard) for shard in shards).encode()).hexdigest()
 
 
 def _card(name: str, source: Path, licence: str, has_tracker: bool, base: Path | None) -> str:
