@@ -33,6 +33,7 @@ from MedicalSAM3Slicer.widget_batch import BatchPart
 from MedicalSAM3Slicer.widget_choices import ChoicesPart
 from MedicalSAM3Slicer.widget_concepts import ConceptsPart
 from MedicalSAM3Slicer.widget_engine import EnginePart
+from MedicalSAM3Slicer.widget_import import ImportPart
 from MedicalSAM3Slicer.widget_models import ModelsPart
 from MedicalSAM3Slicer.widget_options import OptionsPart
 from MedicalSAM3Slicer.widget_prediction import PredictionPart
@@ -141,6 +142,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.ui.segmentButton.enabled = False
                 self.ui.segmentButton.toolTip = _("Wait for the batch, or cancel it.")
             self.results.update()
+            self.imports.update()
             self.choices.keep()
         finally:
             self._isUpdating = False
@@ -161,7 +163,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def copyDiagnostics(self) -> None:
         """Put the report on the clipboard."""
-        said = [self.ui.statusLabel.text, self.engine.lastError]
+        said = [self.ui.statusLabel.text, self.engine.lastError, *self.engine.lastCheck.splitlines()]
         qt.QApplication.clipboard().setText(diagnostics(self.engine.settings(), self.models.model(), said))
         self.engine.say(_("The report is on the clipboard. It holds no patient data, address or token."))
 
@@ -182,6 +184,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.results = ResultsPart(ui, logic, lambda text: self.run.say(text))
         self.engine = EnginePart(ui, logic, self.ticker, lambda: self.models.refresh(), self.update)
         self.models = ModelsPart(ui, logic, self.ticker, self.engine.say, self.update)
+        self.imports = ImportPart(ui, logic, self.ticker, self.models, self.engine.say)
         self.run = RunPart(
             ui, logic, self.ticker, self.concepts, self.options, self.results, self.models.model,
             lambda: self.prediction.stop(), self._runChanged, self._runDone,

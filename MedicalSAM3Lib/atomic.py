@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,22 @@ def check_writable(path: Path, suffixes: Sequence[str]) -> None:
             pass
     except OSError as error:
         raise OutputError(f"Expected a folder that can be written to, got {path.parent}; choose another.") from error
+
+
+def require_space(folder: Path, needed: int, name: str) -> None:
+    """Check that a disk has room for so many more bytes.
+
+    Args:
+        folder: On that disk.
+        needed: Bytes.
+        name: What is to be written, for the message.
+
+    Raises:
+        OutputError: It has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(f"Expected {needed / 1e9:.1f} GB of free disk for {name}, got {free / 1e9:.1f}; make room.")
 
 
 def swap_folders(new: Path, folder: Path, old: Path) -> None:

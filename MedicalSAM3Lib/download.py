@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from MedicalSAM3Lib.atomic import require_space
 from MedicalSAM3Lib.errors import OutputError, RunError, WeightsError
 
 OFFLINE_VARIABLE = "MEDSAM3_OFFLINE"
@@ -72,7 +72,7 @@ def fetch(request: Request, folder: Path, transport: Transport, on_bytes: OnByte
         OutputError: The disk is too small or not writable.
         RunError: The connection broke.
     """
-    if os.environ.get(OFFLINE_VARIABLE, "0") not in ("", "0"):
+    if is_offline():
         raise WeightsError(f"{OFFLINE_VARIABLE} is set, so nothing is downloaded; unset it or import a file.")
     target, part = folder / request.name, folder / f"{request.name}.part"
     try:
@@ -99,15 +99,17 @@ def fetch(request: Request, folder: Path, transport: Transport, on_bytes: OnByte
     return target
 
 
+def is_offline() -> bool:
+    """Whether the user forbids to use the network."""
+    return os.environ.get(OFFLINE_VARIABLE, "0") not in ("", "0")
+
+
 def _receive(request: Request, remote: RemoteFile, part: Path, transport: Transport, on_bytes: OnBytes | None) -> None:
     done = part.stat().st_size if part.is_file() else 0
     if done > remote.size:  # of another version of the file
         part.unlink()
         done = 0
-    free = shutil.disk_usage(part.parent).free
-    if free < remote.size - done:
-        need = (remote.size - done) / 1e9
-        raise OutputError(f"Expected {need:.1f} GB of free disk for {request.name}, got {free / 1e9:.1f}; make room.")
+    require_space(part.parent, remote.size - done, request.name)
     if done == remote.size:
         return
     with _disk_errors(request.name):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from MedicalSAM3Lib.architecture import CONFIG_FILE, architecture_of, from_config, read_json, to_config
-from MedicalSAM3Lib.atomic import swap_folders
+from MedicalSAM3Lib.atomic import require_space, swap_folders
 from MedicalSAM3Lib.errors import OutputError, WeightsError
 from MedicalSAM3Lib.text import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
@@ -256,8 +256,10 @@ def _save_weights(model: MedicalSam3, path: Path, dtype: str) -> None:
     import torch
     from safetensors.torch import save_file
 
-    tensors = {}
-    for key, tensor in model.state_dict().items():
+    tensors, width = {}, getattr(torch, dtype).itemsize
+    state = model.state_dict()
+    require_space(path.parent, sum(width * tensor.numel() for tensor in state.values()), "the weights")
+    for key, tensor in state.items():
         rounded = tensor.detach().to("cpu", getattr(torch, dtype), copy=True).contiguous()
         if not torch.isfinite(rounded).all():
             raise WeightsError(

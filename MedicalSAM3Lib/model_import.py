@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -27,6 +28,9 @@ NOT_CALIBRATED = "This model was never calibrated: 'found' and 'not found' are t
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 
+OnStage = Callable[[Literal["read", "write"]], None]
+"""Called as each part begins; to stop, it raises."""
+
 
 def is_our_folder(path: Path) -> bool:
     """Whether a path is a model folder of ours rather than one of Hugging Face, or a file."""
@@ -41,6 +45,7 @@ def convert(
     architecture: Architecture | None = None,
     licence: str = "",
     dtype: Dtype = "float32",
+    on_stage: OnStage = lambda stage: None,
 ) -> None:
     """Write a model folder from a checkpoint of any supported layout.
 
@@ -53,15 +58,19 @@ def convert(
         architecture: Sizes of a bare file, if not those of the published SAM3.
         licence: A sentence for the model card.
         dtype: Number format of the weights in the new folder.
+        on_stage: Progress.
 
     Raises:
         WeightsError: The source is not a checkpoint of SAM3, or it is incomplete.
+        OutputError: The folder cannot be written.
     """
     from MedicalSAM3Lib.preprocess import PreprocessSpec
     from MedicalSAM3Lib.presence import PresenceSpec
     from MedicalSAM3Lib.weights import load_checkpoint
 
+    on_stage("read")
     model = load_checkpoint(source, base=base, architecture=architecture)
+    on_stage("write")
     spec = PreprocessSpec(image_size=model.image_size)
     save_model_folder(
         folder,
@@ -119,6 +128,16 @@ def hash_of(path: Path, digest: Callable[[Path], str] = sha256_of) -> str:
         return digest(path / WHOLE_FILE)
     shards = sorted(set(read_json(path / INDEX_FILE)["weight_map"].values()))
     return hashlib.sha256("".join(digest(path / shard) for shard in shards).encode()).hexdigest()
+
+
+def source_hash(folder: Path) -> str:
+    """SHA-256 of what a model folder was converted from, as its card says; "" where it does not."""
+    try:
+        card = (folder / CARD_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    found = re.search(r"^Converted from `.*` \(SHA-256 ([0-9a-f]{64})\)", card, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _card(name: str, source: Path, licence: str, has_tracker: bool, base: Path | None) -> str:

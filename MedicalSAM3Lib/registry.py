@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from MedicalSAM3Lib.atomic import require_space
 from MedicalSAM3Lib.catalogue import NAME_PATTERN, ModelInfo, catalogue
 from MedicalSAM3Lib.download import HubTransport, OnBytes, Request, Transport, fetch
 from MedicalSAM3Lib.errors import Cancelled, OutputError, SettingsError, WeightsError
@@ -23,7 +24,7 @@ from MedicalSAM3Lib.resources import ResourceError, resource
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.architecture import Architecture
-    from MedicalSAM3Lib.model_import import Dtype
+    from MedicalSAM3Lib.model_import import Dtype, OnStage
 
 HOME_VARIABLE = "MEDSAM3_HOME"
 AUTO = "auto"
@@ -183,6 +184,8 @@ def import_model(
     base: str | Path | None = None,
     dtype: Dtype = "float32",
     architecture: Architecture | None = None,
+    licence: str = "",
+    on_stage: OnStage = lambda stage: None,
 ) -> Path:
     """Install a checkpoint that the user has; return its folder.
 
@@ -192,19 +195,26 @@ def import_model(
         base: Name or path of a model whose tracker is taken if the source has none.
         dtype: Number format of the installed weights.
         architecture: Sizes of a bare file, if not those of the published SAM3.
+        licence: Of the weights, for the model card; a model folder of ours has one.
+        on_stage: Progress.
 
     Raises:
         SettingsError: The name cannot be used.
         WeightsError: The source is not a checkpoint of SAM3, or it is incomplete.
+        OutputError: The disk is too small or not writable.
     """
     _check_name(name)
     if name in catalogue() or name == AUTO:
         raise SettingsError(f"The name '{name}' is taken by the catalogue; choose another.")
     source, target = Path(source), home() / "models" / name
     if is_our_folder(source):
+        on_stage("write")
         _copy_folder(source, target)
     else:
-        convert(source, target, base=resolve(base) if base else None, architecture=architecture, dtype=dtype)
+        tracker = resolve(base) if base else None
+        convert(
+            source, target, base=tracker, architecture=architecture, licence=licence, dtype=dtype, on_stage=on_stage
+        )
     return target
 
 
@@ -244,6 +254,7 @@ def _copy_folder(source: Path, target: Path) -> None:
     verify_sums(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     new = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    require_space(target.parent, sum(path.stat().st_size for path in source.iterdir()), target.name)
     try:
         shutil.copytree(source, new)
         if target.exists():

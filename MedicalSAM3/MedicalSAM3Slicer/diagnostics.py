@@ -9,7 +9,9 @@ from typing import Any
 
 import slicer
 
-from .install import REQUIREMENTS, TORCH, isMet, name
+from MedicalSAM3Lib.installed import is_met, package_of
+
+from .install import REQUIREMENTS, TORCH
 from .options import EngineSettings
 
 
@@ -24,7 +26,7 @@ def diagnostics(engine: EngineSettings, model: str, said: Sequence[str]) -> str:
     from MedicalSAM3Lib import __version__
 
     version: Any = slicer.app.applicationVersion
-    missing = [name(one) for one in (TORCH, *REQUIREMENTS) if not isMet(one)]
+    missing = [package_of(one) for one in (TORCH, *REQUIREMENTS) if not is_met(one)]
     lines = [
         f"MedicalSAM3 {__version__}",
         f"Slicer {version}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",

@@ -10,9 +10,11 @@ from slicer.i18n import tr as _
 from MedicalSAM3Lib.client_events import Event
 
 from .connection import Connection
+from .engine_child import runChild
 from .engine_work import Question, send, stageText
 from .task import Progress, ThreadTask
 from .volume_input import VolumeInput
+from .weights_file import Weights
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,18 @@ def verify(task: ThreadTask, connection: Connection, name: str) -> dict[str, Any
 def remove(task: ThreadTask, connection: Connection, name: str) -> dict[str, Any]:
     """Let the engine remove a model."""
     return connection.client(task).remove_model(name)
+
+
+def importWeights(task: ThreadTask, connection: Connection, weights: Weights, base: str) -> str:
+    """Install weights from a file or folder of this computer for the engine that runs here; the name.
+
+    Not by the engine: a path is no business of a server.
+    """
+    stages = {"read": _("Reading the weights"), "write": _("Writing the model")}
+    task.report(Progress(stages["read"]))
+    words = ["import", weights.name, str(weights.source), base, weights.licence]
+    runChild(task, connection.settings, "model_jobs", words, lambda line: task.report(Progress(stages[line["stage"]])))
+    return weights.name
 
 
 def _hear(task: ThreadTask, event: Event) -> None:

@@ -6,13 +6,13 @@ torch comes from Slicer's PyTorch extension, which knows the graphics card; the 
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
+
+from MedicalSAM3Lib.installed import is_met, package_of
 
 from .task import UserError
 
@@ -51,7 +51,7 @@ class Plan:
 
     def text(self) -> str:
         """The question to the user: what and how large."""
-        names = [name(requirement) for requirement in self.missing]
+        names = [package_of(requirement) for requirement in self.missing]
         size = sum(ABOUT_MB.get(one, 0) for one in names) + (OTHERS_MB if names else 0)
         lines = [_("The engine on this computer needs, in Slicer's own Python:")]
         if self.needsTorch:
@@ -68,8 +68,8 @@ class Plan:
 
 def makePlan() -> Plan:
     """Look at what is installed; imports and changes nothing."""
-    missing = tuple(one for one in REQUIREMENTS if not isMet(one) and name(one) not in CARRIED)
-    return Plan(missing, not isMet(TORCH))
+    missing = tuple(one for one in REQUIREMENTS if not is_met(one) and package_of(one) not in CARRIED)
+    return Plan(missing, not is_met(TORCH))
 
 
 def install(plan: Plan) -> None:
@@ -102,25 +102,6 @@ def install(plan: Plan) -> None:
                 reason=str(error).splitlines()[0] if str(error) else type(error).__name__
             )
         ) from error
-
-
-def isMet(requirement: str) -> bool:
-    """Whether a package is installed in the version that a requirement asks for, by its metadata."""
-    try:
-        installed = importlib.metadata.version(name(requirement))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return numbers(installed) >= numbers(requirement.partition(">=")[2])
-
-
-def name(requirement: str) -> str:
-    """The package of a requirement such as "rich>=13.7"."""
-    return requirement.partition(">=")[0]
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a version, to compare it by: "2.6.0+cpu" is (2, 6, 0)."""
-    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
 def _installTorch() -> None:

@@ -99,12 +99,15 @@ class LocalEngine:
 
     def lastWords(self) -> str:
         """The last line that it wrote; "" where it wrote none."""
-        if self._said is None or self._said.closed:
-            return ""
-        self._said.seek(0, os.SEEK_END)
-        self._said.seek(max(0, self._said.tell() - _SAID_BYTES))
-        lines = [line.strip() for line in self._said.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        return lines[-1].removeprefix("medsam3:").strip() if lines else ""
+        return "" if self._said is None or self._said.closed else lastLine(self._said)
+
+
+def lastLine(said: IO[bytes]) -> str:
+    """The last line that a process wrote to a file; "" where it wrote none."""
+    said.seek(0, os.SEEK_END)
+    said.seek(max(0, said.tell() - _SAID_BYTES))
+    lines = [line.strip() for line in said.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("medsam3:").strip() if lines else ""
 
 
 def command(settings: EngineSettings, file: Path) -> list[str]:

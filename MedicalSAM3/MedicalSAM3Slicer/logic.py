@@ -21,7 +21,7 @@ from .batch import Batch
 from .change import Change, revertAll
 from .checking import checkRun
 from .choices import parameterNode
-from .connection import Connection
+from .engine_logic import EngineLogic
 from .engine_work import Question
 from .folder import lookThrough
 from .options import EngineSettings, RunOptions
@@ -39,49 +39,12 @@ __all__ = [
 ]  # fmt: skip
 
 
-class MedicalSAM3Logic:
+class MedicalSAM3Logic(EngineLogic):
     """The module without its panel. Everything that cannot be done is told in a sentence for users (``UserError``)."""
 
     def __init__(self, engine: EngineSettings | None = None) -> None:
-        self._connection = Connection(engine or EngineSettings())
-        self._tasks: list[Task] = []
+        super().__init__(engine)
         self._last: Run | Batch | None = None
-
-    # --- the engine ---
-
-    @property
-    def engine(self) -> EngineSettings:
-        """Which engine is asked."""
-        return self._connection.settings
-
-    def setEngine(self, settings: EngineSettings) -> None:
-        """Ask another engine from now on: what goes on at the one before is cancelled, a local one is ended."""
-        if settings != self.engine:
-            self.close()
-            self._connection = Connection(settings)
-
-    def testEngine(self) -> Task:
-        """Start or reach the engine; ``result`` is a list of sentences that a user should know."""
-        return self._begin(engine_tasks.test)
-
-    def capabilities(self) -> Task:
-        """``result``: version, model, devices and limits, as ``Client.capabilities`` gives them."""
-        return self._begin(lambda task, connection: connection.client(task).capabilities())
-
-    def freeMemory(self) -> Task:
-        """Let the engine forget all features; ``result`` is the number of bytes. Starts no engine."""
-        return self._begin(engine_tasks.freeMemory)
-
-    def stopEngine(self) -> None:
-        """End the local server, if there is one; the next run starts it again."""
-        self._connection.stop()
-
-    def close(self) -> None:
-        """Cancel everything and end the local server. For ``cleanup()`` of the panel; the logic can be used again."""
-        for task in self._tasks:
-            task.cancel()
-        self._tasks = []
-        self.stopEngine()
 
     # --- segment ---
 
@@ -233,7 +196,7 @@ class MedicalSAM3Logic:
         self._last = batch
         return batch
 
-    # --- concepts and models ---
+    # --- concepts ---
 
     def complete(self, typed: str, limit: int = 12) -> list[str]:
         """Names of known concepts that fit what was typed, the best first. Quick: asks no engine."""
@@ -242,22 +205,6 @@ class MedicalSAM3Logic:
     def learnWords(self) -> Task:
         """Make completion and correction quick from the first letter on; not needed by scripts."""
         return self._begin(lambda task, connection: learnWords())
-
-    def listModels(self) -> Task:
-        """``result``: models as dicts with name, title, state, bytes, licence, licence_text, demonstration."""
-        return self._begin(engine_tasks.models)
-
-    def downloadModel(self, name: str, acceptLicence: bool) -> Task:
-        """Let the engine download a model; ``progress`` counts bytes."""
-        return self._begin(lambda task, connection: engine_tasks.download(task, connection, name, acceptLicence))
-
-    def verifyModel(self, name: str) -> Task:
-        """Let the engine check the files of a model."""
-        return self._begin(lambda task, connection: engine_tasks.verify(task, connection, name))
-
-    def removeModel(self, name: str) -> Task:
-        """Let the engine remove a model."""
-        return self._begin(lambda task, connection: engine_tasks.remove(task, connection, name))
 
     # --- how ---
 
@@ -278,15 +225,6 @@ class MedicalSAM3Logic:
         self._keep(run)
         run.begin()
         return run
-
-    def _begin(self, work: Callable[[ThreadTask, Connection], Any]) -> Task:
-        connection = self._connection
-        task = ThreadTask(lambda task: work(task, connection), connection.explain)
-        self._keep(task)
-        return task.begin()
-
-    def _keep(self, task: Task) -> None:
-        self._tasks = [one for one in self._tasks if one.isRunning] + [task]
 
     def _changes(self) -> list[Change]:
         return [] if self._last is None or self._last.isRunning else self._last.changes

@@ -36,7 +36,7 @@ class EnginePart:
     ) -> None:
         self.ui, self.logic, self._ticker, self._onReady, self._onChange = ui, logic, ticker, onReady, onChange
         self._task: Any = None
-        self.lastError = ""
+        self.lastError = self.lastCheck = ""
         self._show(readSettings())
         logic.setEngine(self.settings())
         ui.remoteRadio.connect("toggled(bool)", self._changed)
@@ -46,6 +46,7 @@ class EnginePart:
             edit.connect("currentPathChanged(QString)", self._changed)
         ui.deviceBox.connect("currentIndexChanged(int)", self._changed)
         ui.testButton.connect("clicked()", self.test)
+        ui.updatesButton.connect("clicked()", self.checkForUpdates)
         ui.freeButton.connect("clicked()", self.free)
         ui.stopButton.connect("clicked()", self.stop)
         ui.engineLabel.setTextInteractionFlags(qt.Qt.TextSelectableByMouse | qt.Qt.TextSelectableByKeyboard)
@@ -73,6 +74,10 @@ class EnginePart:
         """Start or reach the engine; say what is wrong, or what should be known."""
         self._do(self.logic.testEngine, lambda told: self._tested(told))
 
+    def checkForUpdates(self) -> None:
+        """Say whether engine, packages and models are up to date; nothing asks before this is pressed."""
+        self._do(self.logic.checkForUpdates, self._checked)
+
     def free(self) -> None:
         """Let the engine forget the volumes."""
         self._do(
@@ -97,7 +102,8 @@ class EnginePart:
             if remote
             else _("List what the engine needs, how large it is, and install it if you agree.")
         )
-        self.ui.testButton.enabled = self._task is None
+        for button in (self.ui.testButton, self.ui.updatesButton):
+            button.enabled = self._task is None
         self.ui.testButton.toolTip = (
             _("Start or reach the engine, and say what is wrong.") if self._task is None else _("The engine is asked.")
         )
@@ -129,6 +135,10 @@ class EnginePart:
     def _tested(self, told: Any) -> None:
         self.say("\n".join([_("The engine is ready."), *(told or ())]))
         self._onReady()
+
+    def _checked(self, told: Any) -> None:
+        self.lastCheck = "\n".join(told)
+        self.say(self.lastCheck)
 
     def _changed(self, *ignored: object) -> None:
         settings = self.settings()

@@ -57,6 +57,15 @@ class ModelsPart:
             self.ui.modelBox.addItem(_("{name} (not known to the engine)").format(name=name) if self._models else name)
         self.ui.modelBox.currentIndex = self._names.index(name)
 
+    def choose(self, name: str) -> None:
+        """Choose a model for this and later sessions."""
+        self.show(name)
+        self._chosen()
+
+    def own(self) -> list[str]:
+        """Names of the installed models, but for the demonstration."""
+        return [one["name"] for one in self._models if one["state"] == "ready" and not one.get("demonstration")]
+
     def refresh(self) -> None:
         """Ask the engine which models there are."""
         self._do(self.logic.listModels, self._listed, showsBar=False)
@@ -128,6 +137,7 @@ class ModelsPart:
         else:
             self._say(task.error or _("Cancelled; what is there already is kept, and used by the next download."))
         self.update()
+        self._onChange()
 
     def _done(self, word: str) -> None:
         self._say(_("{name}: {word}.").format(name=self.model(), word=word))

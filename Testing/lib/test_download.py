@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from MedicalSAM3Lib import download
 from MedicalSAM3Lib.download import HubTransport, RemoteFile, Request, fetch
 from MedicalSAM3Lib.errors import Cancelled, OutputError, RunError, WeightsError
 from Testing.lib.fake_transport import FakeTransport
@@ -102,7 +101,7 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
 
 def test_too_small_a_disk_is_told_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})()
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     transport = FakeTransport(CONTENT)
     with pytest.raises(OutputError, match=r"GB of free disk for weights\.pt"):
         fetch(REQUEST, tmp_path, transport)
