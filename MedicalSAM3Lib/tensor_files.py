@@ -82,7 +82,9 @@ def _read_torch(path: Path) -> Any:
         raise WeightsError(
             f"'{path.name}' is a pickle of something else than tensors, or no pickle at all; nothing in it was run."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # noise that looks like a pickle raises anything
         raise WeightsError(f"Expected a torch checkpoint, '{path.name}' is damaged; copy it again.") from error
 
 

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from MedicalSAM3Lib import model_jobs, registry
 from MedicalSAM3Lib.errors import OutputError
@@ -75,8 +77,13 @@ def test_what_is_installed_is_not_replaced(call: Any, foreign: Path) -> None:
 
 
 def test_what_is_no_checkpoint_is_named_and_nothing_is_installed(call: Any, foreign: Path, tmp_path: Path) -> None:
-    (tmp_path / "letter.pt").write_text("no weights")
-    assert "letter.pt" in call("import", "own", tmp_path / "letter.pt", "", "")[-1]["message"]
+    for content in (b"a letter", b"no weights", b"PK\x03\x04 half of an archive", b""):
+        (tmp_path / "letter.pt").write_bytes(content)
+        last = call("import", "own", tmp_path / "letter.pt", "", "")[-1]
+        assert (last["code"], "letter.pt" in last["message"]) == ("weights", True), last
+    save_file({"conv.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    last = call("import", "own", tmp_path / "other.safetensors", "", "")[-1]
+    assert last["message"].startswith("Expected a checkpoint of SAM3, 'other.safetensors' has other keys")
     assert "is not there" in call("import", "own", tmp_path / "gone.pt", "", "")[-1]["message"]
     assert "lower case letters" in call("import", "Own Name", foreign, "", "")[-1]["message"]
     assert "taken by the catalogue" in call("import", "auto", foreign, "", "")[-1]["message"]
