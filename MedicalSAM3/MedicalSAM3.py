@@ -26,14 +26,13 @@ from slicer.util import VTKObservationMixin
 
 from MedicalSAM3Slicer import sample
 from MedicalSAM3Slicer.diagnostics import diagnostics
-from MedicalSAM3Slicer.install import install, makePlan
 from MedicalSAM3Slicer.logic import MedicalSAM3Logic
-from MedicalSAM3Slicer.task import UserError
 from MedicalSAM3Slicer.widget_batch import BatchPart
 from MedicalSAM3Slicer.widget_choices import ChoicesPart
 from MedicalSAM3Slicer.widget_concepts import ConceptsPart
 from MedicalSAM3Slicer.widget_engine import EnginePart
 from MedicalSAM3Slicer.widget_import import ImportPart
+from MedicalSAM3Slicer.widget_install import InstallPart
 from MedicalSAM3Slicer.widget_models import ModelsPart
 from MedicalSAM3Slicer.widget_options import OptionsPart
 from MedicalSAM3Slicer.widget_prediction import PredictionPart
@@ -83,7 +82,6 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._makeParts()
         self._isUpdating = False
         self.ui.diagnosticsButton.connect("clicked()", self.copyDiagnostics)
-        self.ui.installButton.connect("clicked()", self.onInstall)
         self.ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onVolume)
         self._shortcuts = [self._shortcut(keys) for keys in RUN_KEYS]
         self._observeScene(slicer.mrmlScene)
@@ -147,20 +145,6 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         finally:
             self._isUpdating = False
 
-    def onInstall(self) -> None:
-        """List what the local engine needs; install it only if the user agrees."""
-        plan = makePlan()
-        if plan.isEmpty:
-            self.engine.say(_("All that the engine needs is installed."))
-            return
-        if not slicer.util.confirmOkCancelDisplay(plan.text()):
-            return
-        try:
-            install(plan)
-            self.engine.say(_("Installed. Press Test to start the engine."))
-        except UserError as error:
-            self.engine.say(str(error))
-
     def copyDiagnostics(self) -> None:
         """Put the report on the clipboard."""
         said = [self.ui.statusLabel.text, self.engine.lastError, *self.engine.lastCheck.splitlines()]
@@ -184,6 +168,7 @@ class MedicalSAM3Widget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.results = ResultsPart(ui, logic, lambda text: self.run.say(text))
         self.engine = EnginePart(ui, logic, self.ticker, lambda: self.models.refresh(), self.update)
         self.models = ModelsPart(ui, logic, self.ticker, self.engine.say, self.update)
+        self.install = InstallPart(ui, self.engine.say)
         self.imports = ImportPart(ui, logic, self.ticker, self.models, self.engine.say)
         self.run = RunPart(
             ui, logic, self.ticker, self.concepts, self.options, self.results, self.models.model,

@@ -102,11 +102,18 @@ class EnginePart:
             if remote
             else _("List what the engine needs, how large it is, and install it if you agree.")
         )
-        for button in (self.ui.testButton, self.ui.updatesButton):
-            button.enabled = self._task is None
-        self.ui.testButton.toolTip = (
-            _("Start or reach the engine, and say what is wrong.") if self._task is None else _("The engine is asked.")
+        self.ui.stopButton.toolTip = (
+            _("A server is ended by whoever runs it.")
+            if remote
+            else _("End the local engine; the next run starts it again.")
         )
+        for button, tip in (
+            (self.ui.testButton, _("Start or reach the engine, and say what is wrong.")),
+            (self.ui.updatesButton, _("Compare engine, packages and models with what this version asks for and what is "
+                                      "offered now. Nothing is contacted before you press this.")),
+        ):  # fmt: skip
+            button.enabled = self._task is None
+            button.toolTip = tip if self._task is None else _("The engine is asked.")
 
     def _do(self, begin: Callable[[], Any], then: Callable[[Any], None]) -> None:
         if self._task is not None:

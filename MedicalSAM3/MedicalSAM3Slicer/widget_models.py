@@ -90,7 +90,7 @@ class ModelsPart:
 
     def remove(self) -> None:
         """Delete the files, once the user agrees."""
-        text = _("Delete the files of '{name}' from the engine's disk? It can be downloaded again.")
+        text = _("Delete the files of '{name}' from the engine's disk? To have it again, download or import it again.")
         if slicer.util.confirmYesNoDisplay(text.format(name=self.model())):
             self._do(lambda: self.logic.removeModel(self.model()), lambda told: self._done(_("removed")))
 
@@ -107,11 +107,15 @@ class ModelsPart:
         ui.downloadButton.enabled = busy or not reason
         ui.downloadButton.toolTip = _("End it.") if busy else reason or _("Download the model to the engine's disk.")
         own = bool(entry) and not entry.get("demonstration") and state in ("ready", "broken") and not busy
-        ui.verifyButton.enabled = state in ("ready", "broken") and not busy
-        ui.verifyButton.toolTip = _("Compare every file with its checksum.") if state else _("Choose a model first.")
+        installed = state in ("ready", "broken")
+        wait = _("Wait for what goes on, or cancel it.") if busy else ""
+        ui.verifyButton.enabled = installed and not busy
+        ui.verifyButton.toolTip = wait or (
+            _("Compare every file with its checksum.") if installed else _("Choose a model that is installed.")
+        )
         ui.removeButton.enabled = own
-        ui.removeButton.toolTip = (
-            _("Delete its files.") if own else _("Only a model that was downloaded can be removed.")
+        ui.removeButton.toolTip = wait or (
+            _("Delete its files.") if own else _("Only a model that was downloaded or imported can be removed.")
         )
         ui.modelNoticeLabel.visible = bool(entry and entry.get("demonstration"))
 

@@ -23,10 +23,14 @@ import slicer
 from MedicalSAM3.MedicalSAM3Slicer import local_engine
 from MedicalSAM3.MedicalSAM3Slicer.logic import EngineSettings, MedicalSAM3Logic
 from MedicalSAM3.MedicalSAM3Slicer.task import UserError
+from MedicalSAM3Lib.concepts import load_concepts
 from MedicalSAM3Lib.demo import sample_path
 from MedicalSAM3Lib.files import read_volume
 from Testing.server.live import environment, runs, wait_until
 from Testing.slicer import mrml
+
+MANY = 30
+"""Concepts of a prediction that goes on for some seconds, whatever the machine."""
 
 
 @pytest.fixture
@@ -103,3 +107,28 @@ def test_another_python_gets_the_environment_of_before_slicer(monkeypatch: pytes
     assert words[0] == sys.executable
     assert words[-4:] == ["--model", "tiny", "--devices", "cuda:0"]
     assert words[words.index("--parent") + 1] == str(os.getpid())
+
+
+def test_a_prediction_is_cancelled_while_the_engine_computes_it(logic: Any) -> None:
+    ct = read_volume(sample_path())
+    volume = mrml.volume(ct.array.astype(np.int16), np.diag([-1, -1, 1, 1]) @ ct.ijk_to_lps)
+    phrases = [concept.name for concept in load_concepts()][:MANY]
+    logic.testEngine().wait()
+    client, first = logic._connection.running(), pid(logic)
+    wait_until(lambda: engine_is(client, "idle"))
+    task = logic.estimate(volume, phrases)
+    wait_until(lambda: task.poll() and engine_is(client, "busy"))
+    task.cancel()
+    assert (task.state, task.result, task.poll()) == ("cancelled", None, False)
+    wait_until(lambda: engine_is(client, "idle"))
+    counted = client._http.request("GET", "/metrics").body.decode()
+    assert 'medsam3_jobs_total{kind="estimate",state="cancelled"} 1.0' in counted
+    assert 'kind="estimate",state="done"' not in counted
+    assert client.jobs() == []
+    assert "About " in logic.estimate(volume, ["liver"]).wait().sentence
+    assert pid(logic) == first, "the same engine goes on"
+
+
+def engine_is(client: Any, state: str) -> bool:
+    """Whether all engines are in a state."""
+    return all(engine["state"] == state for engine in client.health()["engines"])
