@@ -71,7 +71,7 @@ def header_of(segmentation: Segmentation) -> dict[str, str]:
     return header
 
 
-def terminology_entry(codes: Codes) -> str:
+def terminology_entry(codes: Codes, region: Codes | None = None) -> str:
     """A terminology entry as 3D Slicer serialises it, or "" where the concept has no code.
 
     The order is: context, category, type and its modifier; then the context of the region, the region and
@@ -80,7 +80,8 @@ def terminology_entry(codes: Codes) -> str:
     if not codes.type:
         return ""
     own = (codes.category or NO_CODE, codes.type, codes.modifier or NO_CODE)
-    return "~".join((TYPE_CONTEXT, *own, REGION_CONTEXT, NO_CODE, NO_CODE))
+    place = (NO_CODE, NO_CODE) if region is None else (region.type, region.modifier or NO_CODE)
+    return "~".join((TYPE_CONTEXT, *own, REGION_CONTEXT, *place))
 
 
 def _tags(finding: Finding) -> str:

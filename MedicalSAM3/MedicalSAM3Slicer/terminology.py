@@ -1,16 +1,20 @@
-"""A DICOM code for a segment: the engine's, else what Slicer's own lists have for the words. Never a guess."""
+"""A DICOM code for a segment: the engine's, else that of Slicer's own lists, else that of its kind. Never a guess."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import slicer
 
+from MedicalSAM3Lib.concepts import Concept, ancestors, find_concept, load_concepts
 from MedicalSAM3Lib.seg_nrrd import TYPE_CONTEXT, terminology_entry
 from MedicalSAM3Lib.structures import Codes
 from MedicalSAM3Lib.words import split_side
+
+ALTERED, ANATOMICAL = "SCT^49755003^", "SCT^123037004^"
+"""Categories: a finding, which is somewhere, and an anatomical structure, which is a place."""
 
 GREY = (127, 127, 127)
 """Of Slicer's lists: no colour."""
@@ -33,6 +37,11 @@ def termOf(phrase: str, codes: Mapping[str, str]) -> Term | None:
     entry = terminology_entry(Codes(**codes)) if codes else ""
     if entry:
         return Term(entry)
+    return _listed(phrase) or _kindOf(phrase)
+
+
+def _listed(phrase: str) -> Term | None:
+    """The term of Slicer's own list."""
     logic = _logic()
     if logic is None or not logic.IsTerminologyContextLoaded(TYPE_CONTEXT):
         return None
@@ -41,6 +50,23 @@ def termOf(phrase: str, codes: Mapping[str, str]) -> Term | None:
         if logic.FindTypeInTerminologyBy3dSlicerLabel(TYPE_CONTEXT, label, found):
             return _term(logic, found)
     return _index(logic).get(split_side(phrase))
+
+
+def _kindOf(phrase: str) -> Term | None:
+    """Of a finding without a code of its own: a brain tumour is a neoplasm, in the brain."""
+    concept = find_concept(phrase)
+    above = {one.concept_id: one for one in load_concepts()} if concept is not None else {}
+    wholes = [above[name] for name in ancestors(concept.concept_id)] if concept is not None else []
+    kind = _nearest(wholes, ALTERED)
+    if kind is None:
+        return None
+    place = _nearest(wholes, ANATOMICAL)
+    return Term(terminology_entry(kind.codes, place.codes if place else None))
+
+
+def _nearest(concepts: Sequence[Concept], category: str) -> Concept | None:
+    """The first of them with a code of its own, in a category."""
+    return next((one for one in concepts if one.codes.type and one.codes.category.startswith(category)), None)
 
 
 def _logic() -> Any:

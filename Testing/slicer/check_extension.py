@@ -32,6 +32,9 @@ REQUIRED, TIERS, SCM_TYPES = ("$schema", "category", "scm_url"), (1, 3, 5), ("gi
 CARRIED = {"slicer", "qt", "ctk", "vtk", "SimpleITK", "numpy", "scipy", "MedicalSAM3Lib", "MedicalSAM3Slicer"}
 LARGEST_CLONE = 100 * 2**20
 PNG = b"\x89PNG\r\n\x1a\n"
+PURE = {"re.compile", "np.diag", "frozenset", "tuple", "dict"}
+"""What may be called for a value at file scope: it does nothing but make that."""
+
 TORCH_BY_PIP = re.compile(r"pip_(?:install|ensure)\([^)]*\btorch", re.DOTALL)
 
 
@@ -45,6 +48,8 @@ def catalogue_entry(root: Path) -> Iterator[str]:
             yield f"{name} is not of type {FIELDS[name].__name__}"
     if not SCHEMA.fullmatch(str(entry.get("$schema"))):
         yield "$schema is not that of a released schema"
+    if not all(isinstance(name, str) for name in entry.get("build_dependencies", [])):
+        yield "build_dependencies are not names of extensions"
     if entry.get("tier", 5) not in TIERS or entry.get("scm_type", "git") not in SCM_TYPES:
         yield "tier or scm_type is none of the allowed"
     if entry.get("category") != "Segmentation":
@@ -123,6 +128,11 @@ def file_scope(root: Path) -> Iterator[str]:
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module or ""]
             yield from (f"{path.name} imports {name}" for name in names if name.split(".")[0] not in allowed)
+            isValue = isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+            called = (
+                {ast.unparse(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)} if isValue else set()
+            )
+            yield from (f"{path.name}:{node.lineno} calls {name} when it is loaded" for name in sorted(called - PURE))
             isForTypes = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
             isCall = isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
             if (not isinstance(node, defining) and not isForTypes) or isCall:

@@ -71,7 +71,7 @@ def test_an_address_of_the_command_line_is_needed(capsys) -> None:
     ("change", "said"),
     [
         ({"homepage": "x"}, "homepage"), ({"tier": 2}, "tier"), ({"tier": "1"}, "tier"), ({"scm_url": "x"}, "scm_url"),
-        ({"category": "Other"}, "category"), ({"$schema": "x"}, "schema"),
+        ({"category": "Other"}, "category"), ({"build_dependencies": [1]}, "names"), ({"$schema": "x"}, "schema"),
     ],
 )  # fmt: skip
 def test_a_wrong_entry_is_found(copy: Path, change: dict, said: str) -> None:
@@ -90,6 +90,7 @@ def test_a_wrong_entry_is_found(copy: Path, change: dict, said: str) -> None:
         ("LICENSE.txt", "Apache License", "Other", checks.licence),
         ("MedicalSAM3/MedicalSAM3.py", "import qt\n", "import qt\nimport torch\n", checks.file_scope),
         ("MedicalSAM3/MedicalSAM3.py", "import qt\n", "import qt\nprint(1)\n", checks.file_scope),
+        ("MedicalSAM3/MedicalSAM3.py", "import qt\n", "import qt\nx = qt.QTimer()\n", checks.file_scope),
         ("MedicalSAM3/MedicalSAM3.py", "import qt\n", "import qt\nfor x in ():\n    pass\n", checks.file_scope),
         (
             "MedicalSAM3/MedicalSAM3Slicer/install.py",

@@ -160,7 +160,15 @@ def test_weights_are_imported_by_keys_and_chosen(panel: Any, weights: Path) -> N
     assert panel.models.model() == "my-weights"
     assert "installed" in ui.modelBox.itemText(ui.modelBox.currentIndex)
     assert [ui.importBaseBox.itemText(index) for index in range(ui.importBaseBox.count)][1:] == ["my-weights"]
-    assert ui.removeButton.enabled
+    ui.verifyButton.click()
+    assert not ui.removeButton.enabled
+    assert "Wait" in ui.removeButton.toolTip
+    wait_for(lambda: panel.models.task is None and "checked, and whole" in ui.engineLabel.text)
+    wait_for(lambda: ui.removeButton.enabled)
+    ui.removeButton.click()
+    wait_for(lambda: panel.models.task is None and "removed" in ui.engineLabel.text)
+    assert installed() == []
+    assert "installed" in ui.verifyButton.toolTip
 
 
 def test_a_panel_that_was_cancelled_is_free_at_once(panel: Any, weights: Path) -> None:

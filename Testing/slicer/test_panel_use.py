@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -90,6 +91,30 @@ def test_doubtful_slices_are_gone_to(asking: Any, slow_world: World) -> None:
     asking.ui.reviewButton.click()
     assert "liver: slice 2" in asking.ui.statusLabel.text
     assert went
+    went.clear()
+    view.SetSliceOffset(99.0)
+    asking.ui.statusLabel.text = ""
+    table = asking.ui.resultsTable
+    cell = table.visualItemRect(table.item(0, 5)).center()
+    QTest.mouseClick(table.viewport(), QtCore.Qt.MouseButton.LeftButton, pos=cell)
+    assert "liver: slice 2" in asking.ui.statusLabel.text, "a click on the slices goes there, too"
+    assert went[-1] != 99.0
+
+
+def test_the_segment_editor_opens_with_the_result_selected(
+    asking: Any, slow_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Nothing was found yet" in asking.ui.editButton.toolTip
+    finish_run(asking, slow_world)
+    done: list[Any] = []
+    editor = mock.Mock(setCurrentSegmentID=done.append)
+    monkeypatch.setattr(slicer.util, "selectModule", done.append)
+    monkeypatch.setattr(slicer.modules, "SegmentEditorWidget", mock.Mock(editor=editor), raising=False)
+    asking.ui.editButton.click()
+    node = asking.results.segmentation()
+    assert done == ["SegmentEditor", node.GetSegmentation().GetNthSegmentID(0)]
+    editor.setSegmentationNode.assert_called_once_with(node)
+    editor.setSourceVolumeNode.assert_called_once_with(asking.ui.inputSelector.currentNode())
 
 
 def test_a_concept_that_is_there_asks_replace_or_add(asking: Any, slow_world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import slicer
 
 from MedicalSAM3.MedicalSAM3Slicer import terminology
 from MedicalSAM3.MedicalSAM3Slicer.terminology import termOf
+from MedicalSAM3Lib.concepts import find_concept, load_concepts
+from MedicalSAM3Lib.seg_nrrd import REGION_CONTEXT
 
 NONE = {"category": "", "type": "", "modifier": ""}
 
@@ -71,13 +74,44 @@ def test_words_find_their_code(listed: None, phrase: str, codes: str, colour: An
 
 def test_a_miss_never_has_the_code_of_what_was_asked_before(listed: None) -> None:
     assert termOf("right gizmo", NONE) is not None
-    assert termOf("brain tumor", NONE) is None
+    assert termOf("nothing of it", NONE) is None
     assert "Right" not in termOf("widget", NONE).entry  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("phrase", ["twin", "left widget", "nothing of it"])
 def test_what_is_ambiguous_or_unknown_gets_no_code(listed: None, phrase: str) -> None:
     assert termOf(phrase, NONE) is None
+
+
+@pytest.mark.parametrize(
+    ("phrase", "codes"),
+    [
+        ("Liver", "SCT^10200004^Liver~^^~~^^~^^"),
+        ("kidney", "SCT^64033007^Kidney~^^~~^^~^^"),
+        ("Femur", "SCT^71341001^Femur~^^~~^^~^^"),
+        ("femur, left", "SCT^71341001^Femur~SCT^7771000^Left~~^^~^^"),
+        ("brain tumor", "SCT^108369006^Neoplasm~^^~~SCT^12738006^Brain~^^"),
+        ("Brain tumours", "SCT^108369006^Neoplasm~^^~~SCT^12738006^Brain~^^"),
+        ("glioma", "SCT^108369006^Neoplasm~^^~~SCT^12738006^Brain~^^"),
+        ("right kidney tumor", "SCT^108369006^Neoplasm~^^~~SCT^64033007^Kidney~SCT^24028007^Right"),
+        ("whole tumor", "SCT^108369006^Neoplasm~^^~~^^~^^"),
+    ],
+)
+def test_what_clinicians_type_has_a_code(scene: Any, phrase: str, codes: str) -> None:
+    concept = find_concept(phrase)
+    assert concept is not None
+    term = termOf(phrase, asdict(concept.codes))
+    assert term is not None
+    category = "SCT^49755003^Morphologically Altered Structure" if "umo" in phrase or phrase == "glioma" else (
+        "SCT^123037004^Anatomical Structure"
+    )  # fmt: skip
+    assert term.entry.replace(REGION_CONTEXT, "") == f"{terminology.TYPE_CONTEXT}~{category}~{codes}"
+
+
+def test_a_structure_does_not_get_the_code_of_its_whole(scene: Any) -> None:
+    for concept in load_concepts():
+        term = None if concept.codes.type else termOf(concept.name, NONE)
+        assert term is None or "~SCT^49755003^" in term.entry, concept.name
 
 
 def test_the_engines_code_wins(listed: None) -> None:

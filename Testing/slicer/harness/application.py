@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import sys
@@ -70,6 +71,7 @@ def boot() -> App:
     if isinstance(getattr(slicer, "app", None), App):
         return slicer.app
     home = Path(tempfile.mkdtemp(prefix="harness-"))
+    _spare_bools()
     mrml.boot()
     qt_app = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
     qt_app.setStyle("Fusion")
@@ -84,6 +86,13 @@ def boot() -> App:
     slicer.util.mainWindow = lambda verbose=True: None
     slicer.app = App(qt_app, slicer.kept_alive, home)
     return slicer.app
+
+
+def _spare_bools(many: int = 100_000) -> None:
+    """PySide 6.12 gives back a bool too often where a signal of ours is emitted; with the last one Python 3.11 ends."""
+    for value in (True, False):
+        for _ in range(many):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
 def _bases() -> types.ModuleType:
