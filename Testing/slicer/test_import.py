@@ -11,6 +11,7 @@ pytestmark = pytest.mark.slicer
 pytest.importorskip("slicer")
 pytest.importorskip("PySide6.QtWidgets", exc_type=ImportError)
 
+import slicer
 from PySide6 import QtCore
 from PySide6.QtTest import QTest
 
@@ -144,7 +145,9 @@ def test_the_button_says_why_it_is_grey(panel: Any, weights: Path) -> None:
     assert not ui.importCheckBox.checked, "that is another licence"
 
 
-def test_weights_are_imported_by_keys_and_chosen(panel: Any, weights: Path) -> None:
+def test_weights_are_imported_by_keys_chosen_checked_and_removed(
+    panel: Any, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ui = panel.ui
     ui.importPathEdit.currentPath = str(weights)
     for widget in (ui.importCheckBox, ui.importButton):
@@ -165,6 +168,10 @@ def test_weights_are_imported_by_keys_and_chosen(panel: Any, weights: Path) -> N
     assert "Wait" in ui.removeButton.toolTip
     wait_for(lambda: panel.models.task is None and "checked, and whole" in ui.engineLabel.text)
     wait_for(lambda: ui.removeButton.enabled)
+    answers = iter([False, True])
+    monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text: next(answers))
+    ui.removeButton.click()
+    assert panel.models.task is None, "the user said no"
     ui.removeButton.click()
     wait_for(lambda: panel.models.task is None and "removed" in ui.engineLabel.text)
     assert installed() == []
