@@ -171,9 +171,7 @@ class Batch(Task):
         finally:
             if unload:
                 entry.segmentationNode = None
-                for one in (run.result.segmentationNode if run and run.state == "done" else None, node):
-                    if isInScene(one):
-                        removeNode(one)
+                _unload(node, run.result.segmentationNode if run and run.state == "done" else None)
             else:
                 self._nodes.append(node)
                 self.changes += run.changes if run else []
@@ -224,6 +222,16 @@ def _ended(task: Task) -> Generator[Task, None, Any]:
     if task.state != "done":
         raise UserError(task.error)
     return task.result
+
+
+def _unload(volume: Any, segmentation: Any) -> None:
+    """Remove both from the scene, and their voxels from memory, whoever still has the nodes."""
+    for node in (segmentation, volume):
+        if isInScene(node):
+            removeNode(node)
+    volume.SetAndObserveImageData(None)
+    if segmentation is not None:
+        segmentation.GetSegmentation().RemoveAllSegments()
 
 
 def _nameOf(volume: Any) -> str:
