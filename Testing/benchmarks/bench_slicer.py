@@ -20,7 +20,7 @@ from Testing.slicer.engine_world import World, serving_world, until
 
 SHAPE = (300, 512, 512)
 STEPS = {"NoneType": "between cases", "LoadTask": "loading", "Run": "segmenting", "SaveTask": "saving"}
-"""What a batch does, by the task that it waits for. The end of segmenting is the insertion, that of saving the table."""
+"""What a batch does, by the task that it waits for. Segmenting ends with the insertion, saving with the table."""
 
 
 def main() -> None:

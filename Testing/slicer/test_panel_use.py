@@ -262,7 +262,8 @@ def test_a_batch_saves_to_a_folder_unloads_and_skips_what_is_there(panel: Any, w
     assert ui.batchAgainBox.enabled
     for state, said in (("done", "1 of 1 volumes done, 0 failed"), ("skipped", "has a result: 1.")):
         ui.batchButton.click()
-        assert not (ui.batchResultsEdit.enabled or ui.batchAgainBox.enabled)
+        assert not ui.batchResultsEdit.enabled
+        assert not ui.batchAgainBox.enabled
         wait_for(lambda: not panel.batch.isRunning())
         assert lines(ui.batchTable)[0][:2] == ["a.nii.gz", state]
         assert said in ui.statusLabel.text
