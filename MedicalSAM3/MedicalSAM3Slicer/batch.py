@@ -33,6 +33,7 @@ class BatchEntry:
         name: Of the volume, for the table of the panel.
         case: Its name among the results of a folder.
         state: "waiting", "running", "done", "skipped", "failed" or "cancelled".
+        stage: What is done for it now, while it is "running".
         outcomes: One for each concept once it is done.
         segmentationNode: Where the segments are; None where they were unloaded.
         error: A sentence where it failed.
@@ -43,6 +44,7 @@ class BatchEntry:
     name: str
     case: str = ""
     state: str = "waiting"
+    stage: str = ""
     outcomes: tuple[Outcome, ...] = ()
     segmentationNode: Any = None
     error: str = ""
@@ -96,8 +98,9 @@ class Batch(Task):
             return False
         if self._step is not None and self._step.poll():
             told = self._step.progress
-            share = (self._at + (told.fraction or 0.0)) / len(self.entries)
-            stage = _("{name}: {stage}").format(name=self.entries[self._at].name, stage=told.stage)
+            entry, share = self.entries[self._at], (self._at + (told.fraction or 0.0)) / len(self.entries)
+            entry.stage = told.stage
+            stage = _("{name}: {stage}").format(name=entry.name, stage=told.stage)
             self.progress = replace(told, stage=stage, fraction=share, secondsLeft=None)
             self._tell()
             return True

@@ -39,6 +39,7 @@ class BatchPart:
         )  # fmt: skip
         self.entries: list[Any] = []
         """IDs of volume nodes (a node may go before its turn), and images of folders."""
+        self._rows: list[tuple[str, str, str]] = []
         self.batch: Any = None
         self.search: Any = None
         ui.batchTable.verticalHeader().setVisible(False)
@@ -172,7 +173,8 @@ class BatchPart:
         rows = []
         for entry in batch.entries:
             answers = [describe(outcome) for outcome in entry.outcomes]
-            said = "; ".join(text for text in (entry.error or entry.note, *answers) if text)
+            stage = _stageText(entry.stage, batch.progress) if entry.state == "running" else ""
+            said = "; ".join(text for text in (entry.error or entry.note, stage, *answers) if text)
             rows.append((entry.name, stateName(entry.state), said))
         self._fill(rows)
 
@@ -196,13 +198,28 @@ class BatchPart:
         return " ".join(texts)
 
     def _fill(self, rows: list[tuple[str, str, str]]) -> None:
+        """Show rows; those that are shown already are left alone: there may be hundreds, at every tick."""
         table = self.ui.batchTable
-        table.setRowCount(len(rows))
+        if table.rowCount != len(rows):
+            table.setRowCount(len(rows))
         for row, texts in enumerate(rows):
-            for column, text in enumerate(texts):
-                item = table.item(row, column)
-                if item is None:
-                    item = qt.QTableWidgetItem()
-                    table.setItem(row, column, item)
-                item.setText(text)
-                item.setToolTip(text)
+            if self._rows[row : row + 1] != [texts]:
+                self._put(row, texts)
+        self._rows = rows
+
+    def _put(self, row: int, texts: tuple[str, str, str]) -> None:
+        table = self.ui.batchTable
+        for column, text in enumerate(texts):
+            item = table.item(row, column)
+            if item is None:
+                item = qt.QTableWidgetItem()
+                table.setItem(row, column, item)
+            item.setText(text)
+            item.setToolTip(text)
+
+
+def _stageText(stage: str, progress: Any) -> str:
+    """What is done now, with how much of it."""
+    if not stage or not progress.total:
+        return stage
+    return _("{stage}, {percent} %").format(stage=stage, percent=100 * progress.done // progress.total)
