@@ -34,7 +34,7 @@ class BatchEntry:
         case: Its name among the results of a folder.
         state: "waiting", "running", "done", "skipped", "failed" or "cancelled".
         stage: What is done for it now, while it is "running".
-        outcomes: One for each concept once it is done.
+        outcomes: Those known so far; one for each concept once it is done.
         segmentationNode: Where the segments are; None where they were unloaded.
         error: A sentence where it failed.
         note: What a user should know else.
@@ -100,6 +100,8 @@ class Batch(Task):
             told = self._step.progress
             entry, share = self.entries[self._at], (self._at + (told.fraction or 0.0)) / len(self.entries)
             entry.stage = told.stage
+            if isinstance(self._step, Run):
+                entry.outcomes = self._step.outcomes
             stage = _("{name}: {stage}").format(name=entry.name, stage=told.stage)
             self.progress = replace(told, stage=stage, fraction=share, secondsLeft=None)
             self._tell()
@@ -172,6 +174,8 @@ class Batch(Task):
                 unload = wanted
             entry.state = "done"
         finally:
+            if run is None or run.state != "done":
+                entry.outcomes = ()
             if unload:
                 entry.segmentationNode = None
                 _unload(node, run.result.segmentationNode if run and run.state == "done" else None)

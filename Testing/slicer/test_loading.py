@@ -184,3 +184,18 @@ def test_a_cancelled_loading_adds_nothing(scene: Any, tmp_path: Path) -> None:
     task._thread.join()
     assert not task.poll()
     assert mrml.nodes() == []
+
+
+def test_the_modules_own_test_of_loading_passes_on_slicers_classes(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(node: Any, path: str) -> None:
+        mrml.written(Path(path), slicer.util.arrayFromVolume(node), ijkToRas(node))
+
+    monkeypatch.setattr(slicer.util, "saveNode", save)
+    monkeypatch.setattr(slicer.util, "loadVolume", lambda path: by_slicer(Path(path)))
+    own = module.code.MedicalSAM3Test()
+    own.setUp()
+    own.test_ImageOfAFolderIsLoadedAsSlicerLoadsIt()
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 3
+    assert not (Path(slicer.app.temporaryPath) / "MedicalSAM3Test.nrrd").exists()

@@ -349,7 +349,9 @@ def test_a_cancelled_batch_unloads_what_it_loaded_and_says_what_was_there(
     slow_world.finish()
     until(lambda: batch.poll() and batch.entries[0].state == "done" and slow_world.engines.running)
     assert [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")] == ["c d"]
+    assert batch.entries[1].stage
     batch.cancel()
+    assert batch.entries[1].outcomes == ()
     assert [entry.state for entry in batch.entries] == ["done", "cancelled", "skipped"]
     assert mrml.nodes() == [("vtkMRMLTableNode", "Segmentation summary")]
     assert [row[2] for row in rows(results)] == ["found", "cancelled", "skipped"]
