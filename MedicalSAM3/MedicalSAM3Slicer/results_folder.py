@@ -30,7 +30,7 @@ SEGMENTATION, RECORD = ".seg.nrrd", ".json"
 LEAST_FREE = 64 << 20
 """Bytes on the disk; with less, a case is not even begun."""
 
-ANEW = ("skip", "anew")
+WHERE_DONE = ("skip", "anew")
 """What becomes of cases whose result is there already."""
 
 
@@ -53,16 +53,16 @@ class ResultsFolder:
     Args:
         folder: It must exist.
         question: What is asked of all cases, as plain values; ``concepts`` are the phrases.
-        again: One of ``ANEW``.
+        again: One of ``WHERE_DONE``.
 
     Raises:
         UserError: It is not there, cannot be written to, or is another program's.
     """
 
-    def __init__(self, folder: Path, question: Mapping[str, Any], again: str = ANEW[0]) -> None:
-        if again not in ANEW:
+    def __init__(self, folder: Path, question: Mapping[str, Any], again: str = WHERE_DONE[0]) -> None:
+        if again not in WHERE_DONE:
             raise UserError(
-                _("Choose what becomes of results that are there: {choices}.").format(choices=", ".join(ANEW))
+                _("Choose what becomes of results that are there: {choices}.").format(choices=", ".join(WHERE_DONE))
             )
         self.folder, self._again = folder, again
         self._question = json.loads(json.dumps(question))  # as it is read again

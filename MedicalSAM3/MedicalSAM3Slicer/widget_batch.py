@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from .folder import FolderImage
 from .outcome import describe
-from .results_folder import ANEW
+from .results_folder import WHERE_DONE
 from .summary import stateName
 from .task import UserError
 
@@ -104,7 +104,7 @@ class BatchPart:
             entry if isinstance(entry, FolderImage) else slicer.mrmlScene.GetNodeByID(entry) for entry in self.entries
         ]
         volumes = [volume for volume in volumes if volume is not None]
-        again = ANEW[self.ui.batchAgainBox.currentIndex]
+        again = WHERE_DONE[self.ui.batchAgainBox.currentIndex]
         try:
             self.batch = self.logic.startBatch(
                 volumes, concepts, options, self._saveTo() or None, again, bool(self.ui.batchUnloadCheckBox.checked)
@@ -145,13 +145,9 @@ class BatchPart:
 
     def _updateResults(self, running: bool) -> None:
         ui, saves = self.ui, bool(self._saveTo())
-        tips = {
-            ui.batchAgainBox: _("What becomes of an image whose result is in the folder already; the table says it."),
-            ui.batchUnloadCheckBox: _(
-                "Else all images of the folder stay in memory. Volumes that were loaded before always stay."
-            ),
-        }
-        for widget, tip in tips.items():
+        again = _("What becomes of an image whose result is in the folder already; the table says it.")
+        unload = _("Else all images of the folder stay in memory. Volumes that were loaded before always stay.")
+        for widget, tip in ((ui.batchAgainBox, again), (ui.batchUnloadCheckBox, unload)):
             widget.enabled = saves and not running
             widget.toolTip = tip if saves else _("Choose a folder for the results first.")
         for widget in (ui.batchResultsEdit, ui.batchResultsButton):
