@@ -217,6 +217,8 @@ class MedicalSAM3Test(ScriptedLoadableModuleTest):
         self.test_OpensAndSaysWhyItCannotRun()
         self.setUp()
         self.test_EngineThatIsNotThereIsAnAnswer()
+        self.setUp()
+        self.test_ImageOfAFolderIsLoadedAsSlicerLoadsIt()
 
     def test_OpensAndSaysWhyItCannotRun(self) -> None:
         """The panel opens in the application; its button is grey with a reason, and a volume and a word enable it."""
@@ -239,6 +241,31 @@ class MedicalSAM3Test(ScriptedLoadableModuleTest):
         self.assertTrue(run.error)
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
         logic.close()
+
+    def test_ImageOfAFolderIsLoadedAsSlicerLoadsIt(self) -> None:
+        """A file is read beside the main thread, by the reader of Slicer's loader and to the same voxels and place."""
+        from pathlib import Path
+
+        from MedicalSAM3Slicer.folder import FolderImage
+        from MedicalSAM3Slicer.loading import LoadTask
+        from MedicalSAM3Slicer.volume_input import ijkToRas
+
+        volume = self.makeVolume()
+        slicer.util.updateVolumeFromArray(volume, np.arange(120, dtype=np.int16).reshape(4, 5, 6))
+        volume.SetSpacing(0.5, 0.75, 2.0)
+        volume.SetIJKToRASDirections(-1, 0, 0, 0, 1, 0, 0, 0, 1)  # a left hand's axes
+        path = Path(slicer.app.temporaryPath) / "MedicalSAM3Test.nrrd"
+        try:
+            slicer.util.saveNode(volume, str(path))
+            task = LoadTask(FolderImage(path.name, path)).begin()
+            while task.poll():
+                slicer.app.processEvents()
+            expected = slicer.util.loadVolume(str(path))
+        finally:
+            path.unlink(missing_ok=True)
+        self.assertEqual((task.state, task.note), ("done", ""))
+        np.testing.assert_array_equal(slicer.util.arrayFromVolume(task.result), slicer.util.arrayFromVolume(expected))
+        np.testing.assert_allclose(ijkToRas(task.result), ijkToRas(expected), atol=1e-9)
 
     def makeVolume(self) -> Any:
         """A small volume of the scene."""

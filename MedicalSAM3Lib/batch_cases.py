@@ -177,12 +177,16 @@ def _named(wanted: str, found: Found, of: int) -> str:
 
 
 def _ids(found: Sequence[Found]) -> list[str]:
-    """Ids that are safe everywhere; those that would be equal get a mark made of their path."""
-    names = [safe_name(one.name) for one in found]
+    return safe_names([one.name for one in found], [str(one.files[0].resolve()) for one in found])
+
+
+def safe_names(wanted: Sequence[str], origins: Sequence[str]) -> list[str]:
+    """Names that are safe everywhere; those that would be equal get a mark made of their origin."""
+    names = [safe_name(one) for one in wanted]
     counts = Counter(name.casefold() for name in names)
     return [
-        name if counts[name.casefold()] == 1 else f"{name}-{_mark(str(one.files[0].resolve()))}"
-        for name, one in zip(names, found, strict=True)
+        name if counts[name.casefold()] == 1 else f"{name}-{_mark(origin)}"
+        for name, origin in zip(names, origins, strict=True)
     ]
 
 

@@ -102,7 +102,11 @@ def _series(series: tuple[dicom.Series, ...], root: Path) -> list[Found]:
 
 
 def _name(file: Path, root: Path) -> str:
-    name = _relative(file, root)
+    return without_suffix(_relative(file, root))
+
+
+def without_suffix(name: str) -> str:
+    """The name of an image file without what says its format: ``a/b.nii.gz`` is ``a/b``."""
     for suffix in (".nii.gz", *_VOLUMES, ".dcm"):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]

@@ -51,6 +51,26 @@ def checkRun(
     return Question(tuple(phrases), settings, options.model), rules
 
 
+def plainQuestion(phrases: Sequence[str], options: RunOptions) -> dict[str, Any]:
+    """What is asked of every volume of a batch, as plain values for a file.
+
+    Raises:
+        UserError: The ROI cannot be used.
+    """
+    roi = readRoi(options.roiNode)
+    return {
+        "concepts": list(phrases),
+        "model": options.model,
+        "settings": dict(options.settings),
+        "modality": options.modality,
+        "overlap": options.overlap,
+        "inside": options.insideSegmentId if options.overlap == "inside" else "",
+        "roi": None if roi is None else [*roi.worldToBox.ravel().round(6).tolist(), *roi.halfMm.round(6).tolist()],
+        "slices": None if options.slices is None else list(options.slices),
+        "instances": options.instances,
+    }
+
+
 def _checkInside(target: Any, options: RunOptions) -> None:
     """Check that there is something to stay inside of."""
     if options.overlap != "inside":

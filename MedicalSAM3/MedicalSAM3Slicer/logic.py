@@ -19,7 +19,7 @@ from slicer.i18n import tr as _
 from . import engine_tasks
 from .batch import Batch
 from .change import Change, revertAll
-from .checking import checkRun
+from .checking import checkRun, plainQuestion
 from .choices import parameterNode
 from .engine_logic import EngineLogic
 from .engine_work import Question
@@ -28,6 +28,7 @@ from .options import EngineSettings, RunOptions
 from .outcome import Outcome
 from .phrases import checkedConcepts, completions, learnWords
 from .placing import Rules
+from .results_folder import ResultsFolder
 from .run import Run, RunResult
 from .sequence_run import SequenceRun, readFrames, sequenceOf
 from .task import Progress, Task, ThreadTask, UserError
@@ -181,17 +182,35 @@ class MedicalSAM3Logic(EngineLogic):
         return task.begin()
 
     def startBatch(
-        self, volumeNodes: Sequence[Any], concepts: Sequence[str] | str, options: RunOptions | None = None
+        self,
+        volumeNodes: Sequence[Any],
+        concepts: Sequence[str] | str,
+        options: RunOptions | None = None,
+        saveTo: Path | str | None = None,
+        again: str = "skip",
+        unload: bool = True,
     ) -> Batch:
         """Start to segment several volumes, one after the other; a failure does not stop the rest.
 
         An entry that is a path, or an image of ``lookThrough``, is loaded first. Ends with a summary table node.
 
+        Args:
+            saveTo: A folder that gets ``CASE.seg.nrrd`` of each volume and the table as ``summary.csv``.
+            again: A result that is there already: "skip" its volume, or do it "anew".
+            unload: Remove what was loaded for the batch, with its segmentation, once its result is in ``saveTo``.
+
         Raises:
-            UserError: No volume, or no concept.
+            UserError: No volume, no concept, or a folder that cannot be written to.
         """
-        phrases = checkedConcepts(concepts)
-        batch = Batch(volumeNodes, lambda node: self.start(node, phrases, None, options))
+        phrases, options = checkedConcepts(concepts), options or RunOptions()
+        results = None if saveTo is None else ResultsFolder(Path(saveTo), plainQuestion(phrases, options), again)
+        batch = Batch(
+            volumeNodes,
+            lambda node: self.start(node, phrases, None, options),
+            self._connection.explain,
+            results,
+            unload,
+        )
         self._keep(batch)
         self._last = batch
         return batch

@@ -132,11 +132,15 @@ class Run(ThreadTask):
             return _("The chosen segmentation was removed while the volume was being segmented; nothing was added.")
         return ""
 
+    def _end(self, state: str, result: Any = None, error: str = "") -> None:
+        self._inputs = ()  # whoever keeps the run does not keep the voxels
+        super()._end(state, result, error)
+
     def _ask(self, task: ThreadTask) -> list[Answer]:
-        answers = []
-        for number, volume in enumerate(self._inputs):
+        answers, inputs = [], self._inputs
+        for number, volume in enumerate(inputs):
             task.post("frame", number)
-            span = number / len(self._inputs), (number + 1) / len(self._inputs)
+            span = number / len(inputs), (number + 1) / len(inputs)
             answers.append(ask(task, self._connection, volume, self.question, span))
         if self._freeMemory:
             self._connection.client(task).drop_features()

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 def makeTable(entries: Sequence[BatchEntry]) -> Any:
     """Add a vtkMRMLTableNode to the scene that says what came of each volume and concept."""
-    rows = [row for entry in entries for row in _rowsOf(entry)]
+    headings, *rows = tableOf(entries)
     name = slicer.mrmlScene.GenerateUniqueName(_("Segmentation summary"))
     table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
     modified = table.StartModify()
-    for heading, cells in zip(_headings(), zip(*rows, strict=True), strict=True):
+    for heading, cells in zip(headings, zip(*rows, strict=True), strict=True):
         column = vtk.vtkStringArray()
         column.SetName(heading)
         for cell in cells:
@@ -31,6 +31,11 @@ def makeTable(entries: Sequence[BatchEntry]) -> Any:
     table.SetLocked(True)
     table.EndModify(modified)
     return table
+
+
+def tableOf(entries: Sequence[BatchEntry]) -> list[tuple[str, ...]]:
+    """Headings, and a row for each volume and concept."""
+    return [_headings(), *(row for entry in entries for row in _rowsOf(entry))]
 
 
 def _headings() -> tuple[str, ...]:
@@ -43,18 +48,19 @@ def _headings() -> tuple[str, ...]:
         _("Volume (ml)"),
         _("Objects"),
         _("Reason"),
+        _("File"),
     )
 
 
 def _rowsOf(entry: BatchEntry) -> list[tuple[str, ...]]:
+    reason = entry.error or entry.note
     if not entry.outcomes:
-        state = _("cancelled") if entry.state == "cancelled" else _("failed")
-        return [(entry.name, "", state, "", "", "", "", entry.error)]
-    return [_row(entry.name, outcome) for outcome in entry.outcomes]
+        return [(entry.name, "", stateName(entry.state), "", "", "", "", reason, entry.file)]
+    return [_row(entry, outcome, reason) for outcome in entry.outcomes]
 
 
-def _row(name: str, outcome: Outcome) -> tuple[str, ...]:
-    isFound = outcome.state == "found"
+def _row(entry: BatchEntry, outcome: Outcome, reason: str) -> tuple[str, ...]:
+    isFound, name = outcome.state == "found", entry.name
     return (
         name if outcome.frame is None else _("{name}, frame {number}").format(name=name, number=outcome.frame),
         outcome.phrase,
@@ -63,5 +69,18 @@ def _row(name: str, outcome: Outcome) -> tuple[str, ...]:
         "" if outcome.confidence is None else f"{outcome.confidence:.2f}",
         f"{outcome.volumeMl:.2f}" if isFound else "",
         str(outcome.objects) if outcome.objects else "",
-        "" if isFound else outcome.reason,
+        "; ".join(text for text in ("" if isFound else outcome.reason, reason) if text),
+        entry.file,
     )
+
+
+def stateName(state: str) -> str:
+    """A state of a volume in words."""
+    return {
+        "waiting": _("waiting"),
+        "running": _("running"),
+        "done": _("done"),
+        "skipped": _("skipped"),
+        "failed": _("failed"),
+        "cancelled": _("cancelled"),
+    }[state]

@@ -226,14 +226,22 @@ class ThreadTask(Task):
         raise TaskCancelled
 
     def _run(self) -> None:
+        work, self._work = (
+            self._work,
+            _nothing,
+        )  # mostly a method of its own: what it holds would wait for the collector
         try:
-            message = "done", self._work(self)
+            message = "done", work(self)
         except TaskCancelled:
             return
         except BaseException as error:
             message = "failed", "" if self._stop.is_set() else self._explain(error)
         if not self._stop.is_set():
             self._messages.put(message)
+
+
+def _nothing(task: ThreadTask) -> None:
+    """The work of a task that has begun."""
 
 
 def _callAll(calls: list[Callable[[], object]]) -> None:

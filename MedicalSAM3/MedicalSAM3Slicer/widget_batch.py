@@ -11,6 +11,8 @@ from slicer.i18n import tr as _
 
 from .folder import FolderImage
 from .outcome import describe
+from .results_folder import WHERE_DONE
+from .summary import stateName
 from .task import UserError
 
 VOLUME_CLASSES = ("vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode")
@@ -37,6 +39,7 @@ class BatchPart:
         )  # fmt: skip
         self.entries: list[Any] = []
         """IDs of volume nodes (a node may go before its turn), and images of folders."""
+        self._rows: list[tuple[str, str, str]] = []
         self.batch: Any = None
         self.search: Any = None
         ui.batchTable.verticalHeader().setVisible(False)
@@ -45,6 +48,8 @@ class BatchPart:
         ui.batchFolderButton.connect("clicked()", self.addFolder)
         ui.batchClearButton.connect("clicked()", self.clear)
         ui.batchButton.connect("clicked()", self.onBatch)
+        ui.batchResultsButton.connect("clicked()", self.chooseResults)
+        ui.batchResultsEdit.connect("textChanged(QString)", lambda text: self._onChange())
 
     def isRunning(self) -> bool:
         """Whether a batch goes on."""
@@ -77,6 +82,12 @@ class BatchPart:
             self._say(search.error)
         self._list()
 
+    def chooseResults(self) -> None:
+        """Pick the folder that gets the results."""
+        folder = qt.QFileDialog.getExistingDirectory(self.ui.batchResultsButton, _("Folder for the results"))
+        if folder:
+            self.ui.batchResultsEdit.text = folder
+
     def clear(self) -> None:
         """Empty the list."""
         self.entries = []
@@ -92,8 +103,12 @@ class BatchPart:
         volumes = [
             entry if isinstance(entry, FolderImage) else slicer.mrmlScene.GetNodeByID(entry) for entry in self.entries
         ]
+        volumes = [volume for volume in volumes if volume is not None]
+        again = WHERE_DONE[self.ui.batchAgainBox.currentIndex]
         try:
-            self.batch = self.logic.startBatch([volume for volume in volumes if volume is not None], concepts, options)
+            self.batch = self.logic.startBatch(
+                volumes, concepts, options, self._saveTo() or None, again, bool(self.ui.batchUnloadCheckBox.checked)
+            )
         except UserError as error:
             self._say(str(error))
             return
@@ -126,6 +141,20 @@ class BatchPart:
         self.ui.batchButton.toolTip = reason or _("Segment the concepts in each volume, one after the other.")
         for button in (self.ui.batchSceneButton, self.ui.batchFolderButton, self.ui.batchClearButton):
             button.enabled = not running and self.search is None
+        self._updateResults(running)
+
+    def _updateResults(self, running: bool) -> None:
+        ui, saves = self.ui, bool(self._saveTo())
+        again = _("What becomes of an image whose result is in the folder already; the table says it.")
+        unload = _("Else all images of the folder stay in memory. Volumes that were loaded before always stay.")
+        for widget, tip in ((ui.batchAgainBox, again), (ui.batchUnloadCheckBox, unload)):
+            widget.enabled = saves and not running
+            widget.toolTip = tip if saves else _("Choose a folder for the results first.")
+        for widget in (ui.batchResultsEdit, ui.batchResultsButton):
+            widget.enabled = not running
+
+    def _saveTo(self) -> str:
+        return str(self.ui.batchResultsEdit.text).strip()
 
     def _list(self) -> None:
         rows = []
@@ -139,42 +168,54 @@ class BatchPart:
     def _show(self, batch: Any) -> None:
         rows = []
         for entry in batch.entries:
-            said = entry.error or "; ".join(describe(outcome) for outcome in entry.outcomes)
+            answers = [describe(outcome) for outcome in entry.outcomes]
+            stage = _stageText(entry.stage, batch.progress) if entry.state == "running" else ""
+            said = "; ".join(text for text in (entry.error or entry.note, stage, *answers) if text)
             rows.append((entry.name, stateName(entry.state), said))
         self._fill(rows)
 
     def _ended(self, batch: Any) -> None:
         self._show(batch)
         self.batch = None
-        failed = sum(entry.state == "failed" for entry in batch.entries)
-        done = sum(entry.state == "done" for entry in batch.entries)
-        self._say(
-            batch.error
-            or _("Batch: {done} of {count} volumes done, {failed} failed. The summary is a table in the scene.").format(
-                done=done, count=len(batch.entries), failed=failed
-            )
-        )
+        self._say(batch.error or self._endText(batch))
         self._onChange()
 
+    def _endText(self, batch: Any) -> str:
+        count = {state: sum(entry.state == state for entry in batch.entries) for state in ("done", "skipped", "failed")}
+        texts = [_("Batch: {done} of {count} volumes done, {failed} failed.").format(count=len(batch.entries), **count)]
+        if count["skipped"]:
+            texts.append(_("Skipped, as the folder has a result: {skipped}.").format(**count))
+        if batch.result is not None:
+            texts.append(_("The summary is a table in the scene."))
+        if batch.note:
+            texts.append(_("It could not be written to the folder: {reason}").format(reason=batch.note))
+        elif self._saveTo():
+            texts.append(_("The folder has it as summary.csv."))
+        return " ".join(texts)
+
     def _fill(self, rows: list[tuple[str, str, str]]) -> None:
+        """Show rows; those that are shown already are left alone: there may be hundreds, at every tick."""
         table = self.ui.batchTable
-        table.setRowCount(len(rows))
+        if table.rowCount != len(rows):
+            table.setRowCount(len(rows))
         for row, texts in enumerate(rows):
-            for column, text in enumerate(texts):
-                item = table.item(row, column)
-                if item is None:
-                    item = qt.QTableWidgetItem()
-                    table.setItem(row, column, item)
-                item.setText(text)
-                item.setToolTip(text)
+            if self._rows[row : row + 1] != [texts]:
+                self._put(row, texts)
+        self._rows = rows
+
+    def _put(self, row: int, texts: tuple[str, str, str]) -> None:
+        table = self.ui.batchTable
+        for column, text in enumerate(texts):
+            item = table.item(row, column)
+            if item is None:
+                item = qt.QTableWidgetItem()
+                table.setItem(row, column, item)
+            item.setText(text)
+            item.setToolTip(text)
 
 
-def stateName(state: str) -> str:
-    """A state in words."""
-    return {
-        "waiting": _("waiting"),
-        "running": _("running"),
-        "done": _("done"),
-        "failed": _("failed"),
-        "cancelled": _("cancelled"),
-    }[state]
+def _stageText(stage: str, progress: Any) -> str:
+    """What is done now, with how much of it."""
+    if not stage or not progress.total:
+        return stage
+    return _("{stage}, {percent} %").format(stage=stage, percent=100 * progress.done // progress.total)

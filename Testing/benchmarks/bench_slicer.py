@@ -19,6 +19,8 @@ from Testing.slicer import mrml
 from Testing.slicer.engine_world import World, serving_world, until
 
 SHAPE = (300, 512, 512)
+STEPS = {"NoneType": "between cases", "LoadTask": "loading", "Run": "segmenting", "SaveTask": "saving"}
+"""What a batch does, by the task that it waits for. Segmenting ends with the insertion, saving with the table."""
 
 
 def main() -> None:
@@ -43,7 +45,9 @@ def main() -> None:
         print(f"second concept  {second['total']:6.2f} s, {world.sent() - sent} pieces sent")
         print(f"  insertion     {second['insert']:6.3f} s beside the first, exclusive")
         through_the_panel(world.url)
-        cancelled(logic, volume, world)
+        from_a_folder(world.url, array, Path(folder))
+        surfaces(volume)
+        cancelled(volume, world)
         logic.close()
 
 
@@ -53,10 +57,10 @@ def opened() -> None:
 
     boot()
     for words in ("opening", "opening again"):
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.thread_time()
         module = Module()
         module.open()
-        print(f"{words:15} {time.perf_counter() - began:6.3f} s")
+        print(f"{words:15} {time.perf_counter() - began:6.3f} s, {time.thread_time() - worked:.3f} s of it work")
         module.close()
 
 
@@ -89,6 +93,52 @@ def through_the_panel(url: str) -> None:
     module.close()
 
 
+def from_a_folder(url: str, array: np.ndarray, folder: Path) -> None:
+    """An image of a folder in a batch that saves: the longest turn of the event loop in each of its stages."""
+    import slicer
+
+    from Testing.slicer.harness.application import Module
+    from Testing.slicer.harness.using import use
+
+    image, results = mrml.written(folder / "images" / "ct.nii.gz", array), folder / "results"
+    results.mkdir()
+    module = Module()
+    panel = module.open()
+    use(panel, url)
+    while panel.ticker.isBusy():
+        slicer.app.processEvents()
+    panel.concepts.setText("liver, spleen")
+    panel.ui.batchResultsEdit.text = str(results)
+    part = panel.batch
+    part.entries = panel.logic.lookThrough(image.parent).wait()
+    part.onBatch()
+    batch = part.batch
+    turns: dict[str, tuple[float, float]] = {}
+    began = time.perf_counter()
+    while batch.isRunning:
+        step = STEPS[type(batch._step).__name__]
+        turn, worked = time.perf_counter(), time.thread_time()
+        slicer.app.processEvents()
+        took = time.perf_counter() - turn, time.thread_time() - worked
+        what = step if STEPS[type(batch._step).__name__] == step else f"{step}, its end"
+        turns[what] = max(turns.get(what, (0.0, 0.0)), took)
+        time.sleep(0.005)
+    assert batch.entries[0].state == "done", batch.entries[0].error
+    print(f"from a folder   {time.perf_counter() - began:6.2f} s for loading, segmenting, saving")
+    for what, (longest, worked) in turns.items():
+        print(f"  {what:20} {longest:6.3f} s the longest turn of the event loop, {worked:.3f} s of it work")
+    module.close()
+
+
+def surfaces(volume: Any) -> None:
+    """What has been made without anybody asking for it: label maps only."""
+    from MedicalSAM3.MedicalSAM3Slicer.segmentation_node import segmentationOf
+
+    inner = segmentationOf(volume).GetSegmentation()
+    made = [inner.GetContainedRepresentationNames()] if inner.ContainsRepresentation("Closed surface") else []
+    print(f"surfaces        {len(made)} made before Show 3D was pressed")
+
+
 def run(logic: Any, volume: Any, concepts: list[str]) -> dict[str, float]:
     """Seconds of a run by part; the last poll is the insertion. "worked": what the longest poll did beside waiting."""
     began = time.perf_counter()
@@ -106,16 +156,31 @@ def run(logic: Any, volume: Any, concepts: list[str]) -> dict[str, float]:
     return {"total": total, "start": started, "longest": longest, "worked": worked, "insert": polls[-1][0]}
 
 
-def cancelled(logic: Any, volume: Any, world: World) -> None:
-    """Cancel a run that an engine holds."""
+def cancelled(volume: Any, world: World) -> None:
+    """Press Cancel in the panel while an engine works."""
+    import slicer
+
+    from Testing.slicer.harness.application import Module
+    from Testing.slicer.harness.using import use, wait_for
+
     world.engines.at_once = False
-    task = logic.start(volume, ["liver"])
+    module = Module()
+    panel = module.open()
+    use(panel, world.url)
+    panel.ui.inputSelector.setCurrentNode(volume)
+    panel.concepts.setText("left kidney")
+    panel.ui.segmentButton.click()
+    wait_for(lambda: world.engines.running)
     job_id = world.order().job_id
     began = time.perf_counter()
-    task.cancel()
+    panel.ui.segmentButton.click()
+    slicer.app.processEvents()
+    assert not panel.run.isRunning()
+    assert panel.ui.segmentButton.enabled
     print(f"cancel          {time.perf_counter() - began:6.3f} s until the panel is free")
     until(lambda: job_id in world.engines.cancelled)
     print(f"                {time.perf_counter() - began:6.3f} s until the engine is told")
+    module.close()
 
 
 if __name__ == "__main__":

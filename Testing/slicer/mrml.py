@@ -80,6 +80,21 @@ def volume(array: np.ndarray, ijkToRas: np.ndarray = OBLIQUE, name: str = "CT") 
     return node
 
 
+def written(path: Path, array: np.ndarray, ijkToRas: np.ndarray = OBLIQUE) -> Path:
+    """An image file of any format that SimpleITK writes; the path."""
+    import SimpleITK
+
+    image = SimpleITK.GetImageFromArray(array, isVector=array.ndim == 4)
+    toLps = np.diag([-1.0, -1, 1, 1]) @ ijkToRas
+    spacing = np.linalg.norm(toLps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((toLps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(toLps[:3, 3].tolist())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    SimpleITK.WriteImage(image, str(path))
+    return path
+
+
 def transform(matrix: np.ndarray) -> Any:
     """A linear transform node."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")

@@ -15,7 +15,7 @@ pytest.importorskip("slicer")
 
 import slicer
 
-from MedicalSAM3.MedicalSAM3Slicer.folder import SeriesTask, addVolume
+from MedicalSAM3.MedicalSAM3Slicer.loading import LoadTask, addVolume, imageOfVolume
 from MedicalSAM3.MedicalSAM3Slicer.task import UserError
 from MedicalSAM3.MedicalSAM3Slicer.volume_input import readVolume
 from MedicalSAM3Lib.structures import Volume
@@ -30,9 +30,10 @@ from Testing.slicer.test_segment import array
 def folder(tmp_path: Path) -> Path:
     """Two files that Slicer loads, two series, one of them with a slice missing, and what is none of these."""
     root = tmp_path / "images"
+    mrml.written(root / "one.nrrd", array())
     write_series(root / "scan", [0.0, 2.0, 4.0])
     write_series(root / "scan", [0.0, 2.0, 9.0], SeriesNumber=5, SeriesInstanceUID="1.2.4")
-    for name in ("b/two.nii.gz", "one.nrrd", "one.seg.nrrd", ".hidden.nrrd", "notes.txt"):
+    for name in ("b/two.nii.gz", "one.seg.nrrd", ".hidden.nrrd", "notes.txt"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(b"not read here")
     return root
@@ -54,15 +55,7 @@ def test_a_folder_without_images_is_a_sentence(logic: Any, tmp_path: Path, conte
         logic.lookThrough(tmp_path).wait()
 
 
-def test_a_folder_is_a_batch_and_a_failure_stops_nothing(
-    logic: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def load(path: str) -> Any:
-        if path.endswith("two.nii.gz"):
-            raise RuntimeError(path)
-        return mrml.volume(array(), name=Path(path).stem)
-
-    monkeypatch.setattr(slicer.util, "loadVolume", load)
+def test_a_folder_is_a_batch_and_a_failure_stops_nothing(logic: Any, folder: Path) -> None:
     batch = logic.startBatch(logic.lookThrough(folder).wait(), "liver")
     until(lambda: not batch.poll())
     assert [entry.state for entry in batch.entries] == ["failed", "done", "done", "failed"]
@@ -77,7 +70,7 @@ def test_a_folder_is_a_batch_and_a_failure_stops_nothing(
 def test_a_series_lies_where_its_header_says(logic: Any, tmp_path: Path) -> None:
     stack = write_series(tmp_path / "scan", [4.0, 0.0, 2.0])
     (image,) = logic.lookThrough(tmp_path / "scan").wait()
-    node = SeriesTask(image).begin().wait()
+    node = LoadTask(image).begin().wait()
     assert node.GetScene() is slicer.mrmlScene
     assert node.GetName() == "CT series 4, 3 images"
     voxels = slicer.util.arrayFromVolume(node)
@@ -89,9 +82,11 @@ def test_a_series_lies_where_its_header_says(logic: Any, tmp_path: Path) -> None
 
 def test_values_that_are_not_whole_stay_and_colours_are_colours(scene: Any) -> None:
     half = np.full((2, 3, 4), 0.5, np.float32)
-    assert slicer.util.arrayFromVolume(addVolume("MR", Volume(half, np.eye(4), "MR"))).dtype == np.float32
+    assert (
+        slicer.util.arrayFromVolume(addVolume("MR", imageOfVolume(Volume(half, np.eye(4), "MR")))).dtype == np.float32
+    )
     colour = np.full((1, 3, 4, 3), 200, np.float32)
-    node = addVolume("photo", Volume(colour, np.eye(4), "RGB", True))
+    node = addVolume("photo", imageOfVolume(Volume(colour, np.eye(4), "RGB", True)))
     assert node.GetClassName() == "vtkMRMLVectorVolumeNode"
     np.testing.assert_array_equal(slicer.util.arrayFromVolume(node), colour.astype(np.uint8))
 
@@ -120,7 +115,7 @@ def test_a_slicer_without_the_readers_says_what_to_do(
 
     monkeypatch.delitem(sys.modules, "SimpleITK", raising=False)
     monkeypatch.setattr(builtins, "__import__", missing)
-    for task in (logic.lookThrough(tmp_path), SeriesTask(image).begin()):
+    for task in (logic.lookThrough(tmp_path), LoadTask(image).begin()):
         with pytest.raises(UserError, match=r"lacks what reads DICOM.*Add loaded volumes"):
             task.wait()
 

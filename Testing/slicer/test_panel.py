@@ -18,8 +18,8 @@ WIDGETS = {
 SIGNALS = {
     "activated()", "activated(int)", "activated(QString)", "cellClicked(int,int)", "clicked()",
     "currentIndexChanged(int)", "currentNodeChanged(vtkMRMLNode*)", "currentPathChanged(QString)", "editingFinished()",
-    "itemSelectionChanged()", "linkActivated(QString)", "startupCompleted()", "textChanged()", "timeout()",
-    "toggled(bool)", "valueChanged(int)",
+    "itemSelectionChanged()", "linkActivated(QString)", "startupCompleted()", "textChanged()",
+    "textChanged(QString)", "timeout()", "toggled(bool)", "valueChanged(int)",
 }  # fmt: skip
 """Those that Qt 5 and Qt 6, ctk and Slicer have with just these arguments. QComboBox's activated(QString) is not one of
 them, QCompleter's is: see below."""

@@ -18,6 +18,7 @@ from PySide6 import QtCore, QtWidgets
 from PySide6.QtTest import QTest
 
 from MedicalSAM3Lib.presets import load_presets
+from Testing.slicer import mrml
 from Testing.slicer.engine_world import World
 from Testing.slicer.harness import qt_modules
 from Testing.slicer.harness.application import Module
@@ -260,6 +261,61 @@ def test_batch_shows_a_state_for_each_volume(panel: Any, world: World, tmp_path:
         ["one", "done"], ["two", "done"], ["broken.nii.gz", "failed"],
     ]  # fmt: skip
     assert "2 of 3 volumes done, 1 failed" in panel.ui.statusLabel.text
+
+
+def test_a_batch_saves_to_a_folder_unloads_and_skips_what_is_there(panel: Any, world: World, tmp_path: Path) -> None:
+    use(panel, world.url)
+    images, results = tmp_path / "images", tmp_path / "results"
+    results.mkdir()
+    volume = make_volume("mine")
+    mrml.written(images / "a.nii.gz", slicer.util.arrayFromVolume(volume))
+    panel.concepts.setText("liver")
+    ui = panel.ui
+    for widget in (ui.batchAgainBox, ui.batchUnloadCheckBox):
+        assert not widget.enabled
+        assert widget.toolTip == "Choose a folder for the results first."
+    assert ui.batchUnloadCheckBox.checked
+    for button, folder in (
+        (ui.batchFolderButton, images),
+        (ui.batchResultsButton, results),
+        (ui.batchResultsButton, ""),
+    ):
+        qt_modules.Picked.answer = str(folder)
+        button.click()
+    wait_for(lambda: panel.batch.search is None)
+    assert ui.batchResultsEdit.text == str(results)
+    assert ui.batchAgainBox.enabled
+    seen: set[str] = set()
+    for state, said in (("done", "1 of 1 volumes done, 0 failed"), ("skipped", "has a result: 1.")):
+        ui.batchButton.click()
+        assert not ui.batchResultsEdit.enabled
+        assert not ui.batchAgainBox.enabled
+        wait_for(lambda: seen.add(lines(ui.batchTable)[0][2]) or not panel.batch.isRunning())
+        assert lines(ui.batchTable)[0][:2] == ["a.nii.gz", state]
+        assert said in ui.statusLabel.text
+        assert ui.statusLabel.text.endswith("The folder has it as summary.csv.")
+    assert lines(ui.batchTable)[0][2].startswith("a result is there already; liver: found")
+    assert any("the image" in text or "the volume" in text for text in seen)
+    assert [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")] == ["mine"]
+    assert sorted(path.name for path in results.iterdir()) == ["a.json", "a.seg.nrrd", "summary.csv"]
+    ui.batchAgainBox.setCurrentIndex(1)
+    ui.batchUnloadCheckBox.click()
+    ui.batchButton.click()
+    wait_for(lambda: not panel.batch.isRunning())
+    assert lines(ui.batchTable)[0][1] == "done"
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 2
+
+
+def test_a_results_folder_that_is_not_there_is_a_sentence(panel: Any, world: World, tmp_path: Path) -> None:
+    use(panel, world.url)
+    make_volume()
+    panel.ui.batchSceneButton.click()
+    panel.concepts.setText("liver")
+    type_text(panel.ui.batchResultsEdit, str(tmp_path / "nowhere"))
+    panel.ui.batchButton.click()
+    assert panel.ui.statusLabel.text == "The results folder is not there or cannot be written to; choose another one."
+    assert not panel.batch.isRunning()
+    assert panel.ui.batchButton.enabled
 
 
 def test_a_folder_with_nothing_is_a_sentence_and_a_dialog_that_was_closed_is_nothing(

@@ -83,6 +83,9 @@ def boot() -> App:
     slicer.util.startupEnvironment = lambda: dict(os.environ)
     sys.modules["slicer.ScriptedLoadableModule"] = _bases()
 
+    if sys.version_info < (3, 12):
+        # PySide6 6.12 loses a reference to None with each call; from Python 3.12 on nobody counts them.
+        ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
     slicer.util.mainWindow = lambda verbose=True: None
     slicer.app = App(qt_app, slicer.kept_alive, home)
     return slicer.app
