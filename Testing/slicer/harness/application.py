@@ -71,7 +71,7 @@ def boot() -> App:
     if isinstance(getattr(slicer, "app", None), App):
         return slicer.app
     home = Path(tempfile.mkdtemp(prefix="harness-"))
-    _spare_bools()
+    _keep_constants()
     mrml.boot()
     qt_app = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
     qt_app.setStyle("Fusion")
@@ -82,20 +82,17 @@ def boot() -> App:
     sys.modules["slicer.i18n"].translate = lambda context, text: text  # type: ignore[attr-defined]
     slicer.util.startupEnvironment = lambda: dict(os.environ)
     sys.modules["slicer.ScriptedLoadableModule"] = _bases()
-
-    if sys.version_info < (3, 12):
-        # PySide6 6.12 loses a reference to None with each call; from Python 3.12 on nobody counts them.
-        ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
     slicer.util.mainWindow = lambda verbose=True: None
     slicer.app = App(qt_app, slicer.kept_alive, home)
     return slicer.app
 
 
-def _spare_bools(many: int = 100_000) -> None:
-    """PySide 6.12 gives back a bool too often where a signal of ours is emitted; with the last one Python 3.11 ends."""
-    for value in (True, False):
-        for _ in range(many):
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+def _keep_constants() -> None:
+    """PySide6 6.12 loses a reference to None, True or False with many a call, and Python ends with the last one; from
+    3.12 on nobody counts them."""
+    if sys.version_info < (3, 12):
+        for constant in (None, True, False):
+            ctypes.c_ssize_t.from_address(id(constant)).value += 1 << 40
 
 
 def _bases() -> types.ModuleType:
