@@ -80,6 +80,7 @@ def read(source: Path, layout: NnunetLayout, spec: DatasetSpec, files: CaseFiles
     if not spec.labels and spec.states.not_shown == "absent":
         for name, _ in files.details:
             for concept in spec.concepts_of(name) or ():
-                known.setdefault(concept, np.ones(image.shape_kji[0], bool))
+                if concept not in masks.masks_kji:
+                    known[concept] = np.ones(image.shape_kji[0], bool)
     image_file = path if is_picture(path) and image.is_2d else None
     return masks.case(image, image_file, known)
