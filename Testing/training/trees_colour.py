@@ -29,7 +29,7 @@ def cholecseg8k(tree: Tree) -> None:
 
 
 def m2caiseg(tree: Tree) -> None:
-    """Colours, two for the hook; stray pixels of a label; a part that holds the others again; labels of another size."""
+    """Colours, two for the hook; stray pixels; a part that holds the others again; labels of another size."""
     colours = np.zeros((*SHAPE, 3), np.uint8)
     colours[ONE], colours[TWO], colours[box(0, 5, 1, 1)] = (85, 170, 0), (0, 85, 170), (170, 0, 85)
     hook = box(1, 5, 1, 1) | box(2, 2, 1, 1)

@@ -124,7 +124,7 @@ def nucmm_z(tree: Tree) -> None:
 
 
 def urocell(tree: Tree) -> None:
-    """A folder a label; volumes without some of them; binary labels beside the numbered ones, approximate ones alone."""
+    """A folder a label; volumes without some of them, or with approximate ones only; binary labels beside them."""
     mito = (1 * slab(0, 0, 1, 2, (0, 1)) + 2 * slab(0, 2, 1, 2, (1,))).astype(np.uint8)
     golgi, empty = slab(2, 2, 1, 2, (3,)).astype(np.uint8), np.zeros((4, *SHAPE), np.uint8)
     for name, files in (

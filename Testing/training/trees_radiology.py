@@ -88,7 +88,7 @@ def relative_runs(mask: np.ndarray) -> str:
 
 
 def btxrd(tree: Tree) -> None:
-    """Boxes beside polygons, two suffixes, a folder of annotations in that of annotations, normal images without a file."""
+    """Boxes beside polygons, two suffixes, annotations one folder deeper or in both, normal images without a file."""
     for number, suffix in ((1, "jpeg"), (2, "jpg")):
         image = f"BTXRD/images/IMG00000{number}.{suffix}"
         tree.image(image, colour=False)
