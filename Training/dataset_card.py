@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +73,20 @@ def annotations_of(spec: DatasetSpec, cases: Sequence[Written]) -> int:
                 by_kind = {"masks": 1, "pieces": case.pieces[concept], "objects": case.objects[concept]}
                 counted += by_kind[spec.counts.counting]
     return counted
+
+
+def summary_lines(spec: DatasetSpec, cases: Sequence[Written], splits: Mapping[str, Split]) -> Iterator[str]:
+    """What a person wants to see at the end of a run: how many images, of what, and how they were divided."""
+    yield f"{spec.title}: licence {spec.licence}" + (f"; {spec.terms}" if spec.terms else "")
+    found = {"images": len(cases), f"annotations ({spec.counts.counting})": annotations_of(spec, cases)}
+    for (name, number), wanted in zip(found.items(), (spec.counts.images, spec.counts.annotations), strict=True):
+        yield f"  {number:,} {name}" + (f", published are {wanted:,}" if wanted and wanted != number else "")
+    if spec.counts.note:
+        yield f"  {spec.counts.note}"
+    concepts = sorted({concept for case in cases for concept in case.states})
+    yield f"  concepts: {', '.join(concepts)}"
+    count = Counter(splits[case.case_id] for case in cases)
+    yield "  split: " + ", ".join(f"{number:,} {split}" for split, number in sorted(count.items()))
 
 
 def count_lines(spec: DatasetSpec, cases: Sequence[Written]) -> list[str]:

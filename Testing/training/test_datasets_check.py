@@ -123,6 +123,20 @@ def test_the_look_of_a_picture_survives_what_mirrors_do_to_it(tmp_path: Path) ->
         prints.append(Print(name, name, "", look_of(read_volume(tmp_path / name))))
     alike = {one.path: other.path for one, other in look_alikes(prints)}
     assert alike == {"larger.jpg": "same.png", "darker.png": "same.png"}
+
+
+def test_plain_pictures_are_no_copies_though_the_same_neighbours_are_brighter(tmp_path: Path) -> None:
+    """One bright edge in each, at the same place: the bits agree, the pictures do not."""
+    left = np.full((64, 96), 100, np.uint8)
+    left[:, 48:] = 200
+    low = left.copy()
+    low[40:, :48], low[40:, 48:] = 10, 12
+    prints = []
+    for name, array in (("left.png", left), ("low.png", low)):
+        Image.fromarray(array).save(tmp_path / name)
+        prints.append(Print(name, name, "", look_of(read_volume(tmp_path / name))))
+    assert look_alikes(prints) == []
+    assert [one.path for one, _ in look_alikes([prints[0], Print("copy", "copy", "", prints[0].look)])] == ["copy"]
     Image.fromarray(np.full((64, 96), 7, np.uint8)).save(tmp_path / "flat.png")
     assert look_of(read_volume(tmp_path / "flat.png")) == ""
     assert look_alikes([]) == []
