@@ -79,6 +79,10 @@ def test_labels_that_the_dictionary_does_not_know_are_named(tmp_path: Path) -> N
 def test_an_empty_or_strange_folder_is_not_sound(tmp_path: Path) -> None:
     report = check(tmp_path)
     assert (report.is_sound, kinds(report)) == (False, ["unreadable"])
+    Tree(tmp_path).image("pictures/a.jpg")
+    report = check(tmp_path)
+    assert (report.is_sound, kinds(report)) == (False, ["unreadable"])
+    assert "found none among 1 files such as pictures/a.jpg" in report.problems[0].text
 
 
 def test_images_without_any_mask_are_all_reported(tmp_path: Path) -> None:
@@ -106,6 +110,18 @@ def test_copies_are_found_within_and_look_alikes_across_data_sets(tmp_path: Path
     ]
     assert first.is_sound
     assert second.is_sound
+
+
+def test_one_file_in_two_data_sets_is_named_once(tmp_path: Path) -> None:
+    first, second = Tree(tmp_path / "etis_larib"), Tree(tmp_path / "cvc_clinicdb")
+    for tree, names in ((first, ("images/1.png", "masks/1.png")), (second, ("Original/7.png", "Ground Truth/7.png"))):
+        tree.picture(names[0], pattern("shared", (64, 96), colour=True))
+        tree.binary(names[1], box(0, 0, 1, 1, (64, 96)))
+    reports = check_trees([(tree.root, load_spec(tree.root.name)) for tree in (first, second)])
+    assert [[(p.path, p.text) for p in report.problems] for report in reports] == [
+        [],
+        [("Original/7.png", "the same file as images/1.png of etis_larib")],
+    ]
 
 
 def test_the_look_of_a_picture_survives_what_mirrors_do_to_it(tmp_path: Path) -> None:
