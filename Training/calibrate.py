@@ -95,7 +95,8 @@ def ask_presence(model: MedicalSam3, tokenizer: Tokenizer, data: TrainingData) -
         slices = model.share(model.pyramid(model.encode_trunk(batch.images))).for_queries()
         for n, of_slice in enumerate(source.modalities(step)):
             pairs = [p for p in range(len(batch.phrases)) if batch.pair_slice[p] == n]
-            nonsense = [draw_nonsense(rng, data.concepts) for _ in range(max(1, len(pairs) // 3))]
+            count, elsewhere = max(1, len(pairs) // 3), data.config.elsewhere
+            nonsense = [draw_nonsense(rng, data.concepts, elsewhere=elsewhere) for _ in range(count)]
             phrases = encode_phrases((*(batch.phrases[p] for p in pairs), *nonsense), tokenizer)
             text = model.encode_text(phrases.input_ids, phrases.attention_mask).take(phrases.pair_phrase)
             rows = torch.full((len(phrases.pair_phrase),), n)

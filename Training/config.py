@@ -63,9 +63,11 @@ class DataConfig(_Frozen):
     Attributes:
         manifest: Parquet file; its image and mask paths are relative to its folder.
         batch_slices: Slices a rank sees in one step.
-        phrases_per_slice: Concepts asked of each slice.
+        phrases_per_slice: Concepts asked of each slice, at most: fewer where it shows fewer.
         negatives: Fraction (0..1) of the asked concepts that are absent from their slice.
         nonsense: Fraction (0..1) of the absent concepts that no volume of the manifest can show.
+        elsewhere: Whether anatomy that no concept of the manifest names counts as absent everywhere (``ELSEWHERE``):
+            true of a manifest that is labelled throughout, and false knowledge for most others.
         size_power: A present concept is drawn by this power of its visible area; 0 = all alike.
         sided_weight: How often one side of a paired organ is asked for, beside any other concept.
         min_object_pixels, max_objects: Smaller pieces, and those beyond the largest, are no objects.
@@ -85,6 +87,7 @@ class DataConfig(_Frozen):
     phrases_per_slice: int = Field(default=2, ge=1)
     negatives: float = Field(default=0.3, ge=0.0, le=1.0)
     nonsense: float = Field(default=0.3, ge=0.0, le=1.0)
+    elsewhere: bool = False
     size_power: float = Field(default=0.0, ge=0.0)
     sided_weight: float = Field(default=0.35, gt=0.0)
     min_object_pixels: int = Field(default=6, ge=1)

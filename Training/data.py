@@ -206,9 +206,12 @@ class BatchSource:
         phrases, states, masks = [], [], []
         for number in range(self._config.phrases_per_slice):
             negative = rng.random() < self._config.negatives and number > 0
+            if not negative and not present and number > 0:
+                # All that it shows has been asked for: more of what it does not show would exceed the set rate.
+                break
             pool = absent if negative else present
             if not pool or (negative and rng.random() < self._config.nonsense):
-                phrases.append(draw_nonsense(rng, concepts))
+                phrases.append(draw_nonsense(rng, concepts, elsewhere=self._config.elsewhere))
                 states.append(LabelState.ABSENT)
                 masks.append(no_pieces(picture.cover.shape))
                 continue

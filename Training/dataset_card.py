@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from MedicalSAM3Lib.atomic import replacing
-from MedicalSAM3Lib.concepts import colour_of
 from MedicalSAM3Lib.files import read_volume
 from MedicalSAM3Lib.geometry import canonical_of, pixel_mm, slices_along
 from MedicalSAM3Lib.preprocess import PreprocessSpec, apply_window, value_ranges
@@ -22,7 +23,7 @@ from Training.splits import Split
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_PICTURES, COLUMNS = 12, 4
+MOST_PICTURES, MOST_EMPTY, COLUMNS = 12, 2, 4
 PICTURE = "card.png"
 
 
@@ -39,7 +40,7 @@ def write_card(
     Raises:
         OutputError: The folder is not writable.
     """
-    draw_grid(out, cases)
+    draw_grid(out, cases, splits)
     text = "\n".join(
         [
             f"# {spec.title}\n",
@@ -74,6 +75,20 @@ def annotations_of(spec: DatasetSpec, cases: Sequence[Written]) -> int:
     return counted
 
 
+def summary_lines(spec: DatasetSpec, cases: Sequence[Written], splits: Mapping[str, Split]) -> Iterator[str]:
+    """What a person wants to see at the end of a run: how many images, of what, and how they were divided."""
+    yield f"{spec.title}: licence {spec.licence}" + (f"; {spec.terms}" if spec.terms else "")
+    found = {"images": len(cases), f"annotations ({spec.counts.counting})": annotations_of(spec, cases)}
+    for (name, number), wanted in zip(found.items(), (spec.counts.images, spec.counts.annotations), strict=True):
+        yield f"  {number:,} {name}" + (f", published are {wanted:,}" if wanted and wanted != number else "")
+    if spec.counts.note:
+        yield f"  {spec.counts.note}"
+    concepts = sorted({concept for case in cases for concept in case.states})
+    yield f"  concepts: {', '.join(concepts)}"
+    count = Counter(splits[case.case_id] for case in cases)
+    yield "  split: " + ", ".join(f"{number:,} {split}" for split, number in sorted(count.items()))
+
+
 def count_lines(spec: DatasetSpec, cases: Sequence[Written]) -> list[str]:
     """A table of what was found beside what was published; a difference is marked."""
     shown = sum(bool(case.masks) for case in cases)
@@ -89,37 +104,81 @@ def count_lines(spec: DatasetSpec, cases: Sequence[Written]) -> list[str]:
     return [*lines, *([f"\n{spec.counts.note}"] if spec.counts.note else [])]
 
 
-def draw_grid(out: Path, cases: Sequence[Written]) -> None:
-    """Up to twelve images, evenly from those that show something, with their masks as outlines in colour."""
+def draw_grid(out: Path, cases: Sequence[Written], splits: Mapping[str, Split]) -> None:
+    """Up to twelve images with their masks in colour: evenly from those that show something, two that do not."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    shown = [case for case in cases if case.masks] or list(cases)
-    count = min(len(shown), MOST_PICTURES)
-    chosen = [shown[int(n)] for n in np.linspace(0, len(shown) - 1, count).round()]
-    names = list(dict.fromkeys(name for case in chosen for name in case.masks))
-    rows, lines = -(-count // COLUMNS), -(-len(names) // (COLUMNS + 1))
-    figure = Figure(figsize=(3.0 * COLUMNS, 2.6 * rows + 0.2 * lines + 0.3), layout="constrained")
+    pictures = [_picture_of(out, case) for case in _chosen(cases)]
+    names = sorted({name for picture in pictures for name in picture.masks})
+    colours = {name: _colour(number) for number, name in enumerate(names)}
+    columns = min(COLUMNS, len(pictures))
+    rows, lines = -(-len(pictures) // columns), -(-len(names) // columns)
+    # As high as most pictures are, so that rows do not drift apart.
+    height = float(np.median([picture.height_of_width for picture in pictures]).clip(0.4, 1.6))
+    figure = Figure(figsize=(3.2 * columns, (3.2 * height + 0.2) * rows + 0.22 * lines + 0.3), layout="constrained")
     FigureCanvasAgg(figure)
-    for number, case in enumerate(chosen):
-        _draw_case(figure.add_subplot(rows, COLUMNS, number + 1), out, case)
-    handles = [Patch(color=_colour(name), label=name) for name in names]
-    figure.legend(handles=handles, loc="outside lower center", ncols=COLUMNS + 1, fontsize=8)
+    for number, picture in enumerate(pictures):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        _draw_picture(axes, picture, colours)
+        axes.set_title(f"{splits[picture.case_id]}{picture.caption}", fontsize=8, pad=3)
+    handles = [Patch(color=colours[name], label=name) for name in names]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     with replacing(out / PICTURE) as (partial,):
-        figure.savefig(partial, dpi=80)
+        figure.savefig(partial, dpi=100)
 
 
-def _draw_case(axes: Axes, out: Path, case: Written) -> None:
-    axes.set_axis_off()
-    image, (height, width) = _pictures(out / case.image, case.axis)
+@dataclass(frozen=True)
+class _Picture:
+    """One slice of a case as it is drawn: ``image`` 0..1 ``(H, W)`` or ``(H, W, 3)``, masks bool ``(H, W)``."""
+
+    case_id: str
+    image: np.ndarray
+    masks: Mapping[str, np.ndarray]
+    height_of_width: float
+    caption: str
+
+
+def _chosen(cases: Sequence[Written]) -> list[Written]:
+    shown, empty = [case for case in cases if case.masks], [case for case in cases if not case.masks]
+    beside = min(len(empty), MOST_EMPTY if shown else MOST_PICTURES)
+    return [*_evenly(shown, MOST_PICTURES - beside), *_evenly(empty, beside)]
+
+
+def _evenly(cases: Sequence[Written], most: int) -> list[Written]:
+    places = np.linspace(0, len(cases) - 1, min(len(cases), most)).round() if cases else []
+    return [cases[int(n)] for n in places]
+
+
+def _picture_of(out: Path, case: Written) -> _Picture:
+    image, (height_mm, width_mm) = _pictures(out / case.image, case.axis)
     masks = {name: _pictures(out / path, case.axis)[0] > 0.5 for name, path in case.masks.items()}
     k = _fullest_slice(masks, len(image))
     low, high = value_ranges(image, case.modality, PreprocessSpec(image_size=1))[0]
-    axes.imshow(apply_window(image[k], low, high), cmap="gray", aspect=height / width)
-    for name, mask in masks.items():
-        if mask[k].any() and not mask[k].all():
-            axes.contour(mask[k], [0.5], colors=[_colour(name)], linewidths=1.5)
+    rows, columns = image.shape[1:3]
+    slices = f", slice {k + 1} of {len(image)}" if len(image) > 1 else ""
+    return _Picture(
+        case_id=case.case_id,
+        image=apply_window(image[k], low, high),
+        masks={name: mask[k] for name, mask in masks.items() if mask[k].any()},
+        height_of_width=rows * height_mm / (columns * width_mm),
+        caption=slices if masks else f"{slices}, shows nothing",
+    )
+
+
+def _draw_picture(axes: Axes, picture: _Picture, colours: Mapping[str, tuple[float, float, float]]) -> None:
+    """The picture with a tint and a line for each mask; the line is closed where the picture ends."""
+    axes.set_axis_off()
+    rows, columns = picture.image.shape[:2]
+    axes.imshow(picture.image, cmap="gray", aspect=picture.height_of_width * columns / rows)
+    for name, mask in picture.masks.items():
+        padded = np.pad(mask.astype(float), 1)
+        x, y = np.arange(-1, columns + 1), np.arange(-1, rows + 1)
+        axes.contourf(x, y, padded, [0.5, 1.5], colors=[colours[name]], alpha=0.25)
+        axes.contour(x, y, padded, [0.5], colors=["black"], linewidths=2.4, alpha=0.5)
+        axes.contour(x, y, padded, [0.5], colors=[colours[name]], linewidths=1.3)
 
 
 def _pictures(path: Path, axis: int) -> tuple[np.ndarray, tuple[float, float]]:
@@ -130,8 +189,9 @@ def _pictures(path: Path, axis: int) -> tuple[np.ndarray, tuple[float, float]]:
     return slices_along(canonical.to_canonical(volume.array), axis), size_mm
 
 
-def _colour(name: str) -> tuple[float, float, float]:
-    red, green, blue = (channel / 255 for channel in colour_of(name))
+def _colour(number: int) -> tuple[float, float, float]:
+    """Bright colours that stay apart: each turns the hue by the golden ratio, from green, which no tissue has."""
+    red, green, blue = colorsys.hsv_to_rgb((0.33 + 0.618034 * number) % 1, 0.8, 1.0)
     return red, green, blue
 
 

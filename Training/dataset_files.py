@@ -18,7 +18,7 @@ from MedicalSAM3Lib.model_folder import sha256_of
 from MedicalSAM3Lib.outputs import set_affine
 from MedicalSAM3Lib.structures import Volume
 from Training.adapters.case import Case, CaseFiles
-from Training.adapters.knowledge import shown_slices
+from Training.adapters.knowledge import pixels_on_slices
 from Training.adapters.reading import is_picture
 from Training.dataset_spec import DatasetSpec, concept_id
 from Training.manifest import ManifestRow
@@ -129,7 +129,7 @@ def rows_of(written: Written, spec: DatasetSpec, split: Split) -> Iterator[Manif
 
 
 def _states(mask_kji: np.ndarray | None, known: np.ndarray) -> tuple[State, ...]:
-    shown = shown_slices(mask_kji, len(known))
+    shown = pixels_on_slices(mask_kji, len(known)) > 0
     return tuple(
         "unknown" if not is_known else "present" if is_shown else "absent"
         for is_known, is_shown in zip(known, shown, strict=True)

@@ -17,6 +17,9 @@ SIDE = 16
 FLAT = 1.0
 """Spread (0..255) below which a picture has nothing to be recognised by."""
 
+ALIKE = 0.9
+"""Correlation of two pictures' fields from which they are one picture; it parts plain pictures whose bits agree."""
+
 
 @dataclass(frozen=True, slots=True)
 class Print:
@@ -24,7 +27,7 @@ class Print:
 
     Attributes:
         sha256: Of the file; "" where a file holds several images, or an image is a folder.
-        look: Bits of the difference hash, "" for a flat picture.
+        look: Brightness of 16 x 17 fields of the middle slice, hexadecimal; "" for a flat picture.
     """
 
     dataset: str
@@ -41,9 +44,9 @@ def print_of(dataset: str, source: Path, files: CaseFiles, image: Volume) -> Pri
 
 
 def look_of(image: Volume) -> str:
-    """Difference hash of the middle slice: whether each of 16 x 16 fields is brighter than its left neighbour.
+    """The middle slice in 16 x 17 fields, as ``Print`` keeps it.
 
-    It survives scaling, compression and a change of brightness; 256 bits, hexadecimal.
+    Which of two neighbours is brighter survives scaling, compression and a change of brightness.
     """
     from PIL import Image
 
@@ -56,7 +59,7 @@ def look_of(image: Volume) -> str:
     fields = np.asarray(scaled.resize((SIDE + 1, SIDE), Image.Resampling.BOX), np.int16)
     if fields.std() < FLAT:
         return ""
-    return np.packbits(fields[:, 1:] > fields[:, :-1]).tobytes().hex()
+    return fields.astype(np.uint8).tobytes().hex()
 
 
 def duplicates(prints: Iterable[Print]) -> list[tuple[str, Problem]]:
@@ -82,12 +85,14 @@ def duplicates(prints: Iterable[Print]) -> list[tuple[str, Problem]]:
 def look_alikes(prints: Sequence[Print]) -> list[tuple[Print, Print]]:
     """Each image that looks like an earlier one of another data set, with that one.
 
-    Of 256 bits at most 15 may differ, so that one of 16 bands of 16 bits is the same: only images that share a
-    band are compared. Bands take their bits from all over the picture, as edges are black in most.
+    The difference hash has 256 bits: whether a field is brighter than its left neighbour. At most 15 may differ, so
+    that one of 16 bands of 16 bits is the same: only images that share a band are compared. Bands take their bits
+    from all over the picture, as edges are black in most.
     """
     if not prints:
         return []
-    bits = np.unpackbits(np.array([list(bytes.fromhex(one.look)) for one in prints], np.uint8), axis=1)
+    fields = np.array([list(bytes.fromhex(one.look)) for one in prints], np.uint8).reshape(-1, SIDE, SIDE + 1)
+    bits = (fields[:, :, 1:] > fields[:, :, :-1]).reshape(len(fields), -1)
     mixed = np.packbits(bits[:, np.random.default_rng(0).permutation(SIDE * SIDE)], axis=1)
     bands = np.ascontiguousarray(mixed).view(np.uint16)
     datasets = np.array([one.dataset for one in prints])
@@ -96,17 +101,21 @@ def look_alikes(prints: Sequence[Print]) -> list[tuple[Print, Print]]:
         order = np.argsort(band, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(band[order])) + 1):
             if len(set(datasets[group])) > 1:
-                _compare(np.sort(group), bits, datasets, found)
+                _compare(np.sort(group), bits, fields, datasets, found)
     return [(prints[one], prints[other]) for one, other in sorted(found.items())]
 
 
-def _compare(group: np.ndarray, bits: np.ndarray, datasets: np.ndarray, found: dict[int, int]) -> None:
+def _compare(
+    group: np.ndarray, bits: np.ndarray, fields: np.ndarray, datasets: np.ndarray, found: dict[int, int]
+) -> None:
     for place, one in enumerate(group):
         earlier = group[:place]
         near = (bits[earlier] != bits[one]).sum(axis=1) < SIDE
         near &= datasets[earlier] != datasets[one]
-        if near.any():
-            found.setdefault(int(one), int(earlier[near][0]))
+        for other in earlier[near]:
+            if np.corrcoef(fields[one].ravel(), fields[other].ravel())[0, 1] > ALIKE:
+                found.setdefault(int(one), int(other))
+                break
 
 
 def _name(one: Print) -> str:

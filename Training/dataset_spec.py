@@ -63,12 +63,15 @@ class States(Frozen):
         not_shown: A concept of the dictionary that a label file does not show: looked for and absent, or unknown.
         no_mask: An image without a label file: left out (and counted), or looked at and empty.
         empty_slices: A slice of a volume without a concept that other slices of it show.
+        least_pixels: A concept that covers fewer pixels of a picture or slice is neither shown nor absent there:
+            some masks hold stray pixels of labels that nobody meant.
         absent: Concepts that no image of the data set shows, whatever its dictionary says.
     """
 
     not_shown: Literal["absent", "unknown"] = "absent"
     no_mask: Literal["left out", "absent"] = "left out"
     empty_slices: Literal["absent", "unknown"] = "absent"
+    least_pixels: int = Field(default=1, ge=1)
     absent: Names = ()
 
 

@@ -17,7 +17,7 @@ ELSEWHERE = (
     "mandible", "optic disc", "polyp", "skin lesion", "cell nucleus", "molar", "patella", "tibia", "cochlea",
     "hippocampus", "cerebellum", "pituitary gland", "lens", "stapes", "wrist", "ankle", "uterus", "embryo",
 )  # fmt: skip
-"""Real structures that no slice of the training volumes shows."""
+"""Real structures that no slice of the demonstration's volumes shows; of other data only their owner knows that."""
 
 EVERYDAY = (
     "car", "dog", "tree", "house", "table", "bicycle", "banana", "cloud", "guitar", "river", "shoe", "clock",
@@ -116,15 +116,19 @@ def plural(phrase: str) -> str:
     return start + word + "s"
 
 
-def draw_nonsense(rng: np.random.Generator, known: Container[str] = ()) -> str:
+def draw_nonsense(rng: np.random.Generator, known: Container[str] = (), *, elsewhere: bool = True) -> str:
     """A phrase that no training slice can answer: other anatomy, everyday things, any words, or no word at all.
 
     Args:
         rng: What draws.
         known: Concept ids that slices may show; none of them is drawn.
+        elsewhere: Whether other anatomy is drawn too. A radiograph of a hand that is labelled with its tumour alone
+            shows a hand, and must not teach that it does not.
     """
     while True:
         phrase = _draw_any(rng)
+        if phrase in ELSEWHERE and not elsewhere:
+            continue
         concept = find_concept(phrase)
         if concept is None or concept.concept_id not in known:
             return phrase

@@ -10,6 +10,7 @@
     python -m Training.prepare --list                                    what there is, and how to get it
 
 Every run writes images, masks, a frozen split, the manifest, and a card that counts and shows them.
+How to write mine.yaml: Resources/datasets/README.md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from MedicalSAM3Lib.errors import InputError, MedicalSAM3Error, SettingsError
 from Training.adapters.case import Problem
 from Training.adapters.families import Tree, open_tree
-from Training.dataset_card import count_lines, write_card
+from Training.dataset_card import summary_lines, write_card
 from Training.dataset_check import REMARKS, check_trees, lines_of, problem_of, track
 from Training.dataset_files import Written, rows_of, write_case
 from Training.dataset_spec import DatasetSpec, load_spec, load_spec_file, published, ready_layouts
@@ -32,6 +33,10 @@ from Training.packages import fetch_all, write_volume
 from Training.splits import Split, divide, follow, read_split, write_split
 
 MANIFEST, SPLIT = "manifest.parquet", "split.json"
+LABELS = (
+    "Say in a YAML file what a label means (labels: {inside: polyp} or {1: liver}), or that it means nothing "
+    "(ignored: [2]), and take that with --yaml; Resources/datasets/README.md has examples."
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,9 +74,10 @@ def prepare(source: Path, spec: DatasetSpec, out: Path, split: Path | None = Non
     cases, problems = _write_cases(tree, out)
     wrong = [problem for problem in problems if problem.kind not in REMARKS]
     if wrong and not leave_out:
+        advice = "See all with --check; --leave-out goes on without them."
         raise InputError(
-            f"Expected every file to fit, got {len(wrong)} that do not, first {wrong[0].path}: {wrong[0].text} "
-            "See all with --check; --leave-out goes on without them."
+            f"Expected every file to fit, got {len(wrong)} that do not, first {wrong[0].path}: "
+            f"{wrong[0].text.rstrip('.')}. {LABELS if _is_unnamed(wrong[0], spec) else advice}"
         )
     if not cases:
         raise InputError(f"Expected images of {spec.title}, got none that can be used; see why with --check.")
@@ -80,9 +86,13 @@ def prepare(source: Path, spec: DatasetSpec, out: Path, split: Path | None = Non
     rows = [row for case in cases for row in rows_of(case, spec, splits[case.case_id])]
     write_card(out, spec, cases, splits, digest, problems)
     write_manifest(out / MANIFEST, rows)
-    print(f"{spec.title}: licence {spec.licence}" + (f"; {spec.terms}" if spec.terms else ""))
-    print("\n".join(count_lines(spec, cases)))
+    print("\n".join(summary_lines(spec, cases, splits)))
     return len(rows)
+
+
+def _is_unnamed(problem: Problem, spec: DatasetSpec) -> bool:
+    """Whether a label of one's own data lacks a meaning, which its owner can give."""
+    return problem.kind == "label" and spec.role == "own"
 
 
 def _write_cases(tree: Tree, out: Path) -> tuple[list[Written], list[Problem]]:
@@ -130,6 +140,8 @@ def _check(options: argparse.Namespace) -> int:
     reports = check_trees(trees, splits)
     for report in reports:
         print("\n".join(lines_of(report)))
+        if any(_is_unnamed(problem, report.spec) for problem in report.problems):
+            print(f"  {LABELS}")
     return 0 if all(report.is_sound for report in reports) else 1
 
 

@@ -37,7 +37,8 @@ def divide(members: Sequence[Member], *, seed: int = SEED, held_out: float = HEL
     """Case id to "train" or "val".
 
     Groups (a patient; an image whose patient nobody knows; copies of one image) are shuffled, and taken for
-    validation as long as that brings its share of the images nearer to ``held_out``. One group alone trains.
+    validation as long as that brings its share of the images nearer to ``held_out``. Where that is none, the first
+    of the smallest is held out, so that there is something to choose a checkpoint by. One group alone trains.
     """
     groups = sorted(groups_of(members), key=lambda group: group[0])
     order = np.random.default_rng(seed).permutation(len(groups))
@@ -48,6 +49,8 @@ def divide(members: Sequence[Member], *, seed: int = SEED, held_out: float = HEL
         if abs(taken + size - wanted) < abs(taken - wanted):
             taken += size
             splits.update(dict.fromkeys(groups[n], "val"))
+    if not taken and len(groups) > 1:
+        splits.update(dict.fromkeys(groups[min(order, key=lambda n: len(groups[n]))], "val"))
     return splits
 
 

@@ -105,6 +105,16 @@ def test_absent_concepts_and_nonsense_have_no_objects() -> None:
     assert min(seen.values()) > 5
 
 
+@pytest.mark.parametrize("negatives", [0.0, 0.3, 0.6])
+def test_the_set_share_is_absent_even_where_a_slice_shows_one_concept_only(negatives: float) -> None:
+    """Most published data sets label one thing: asking for more of what is not there would drown it."""
+    volume = in_memory(np.zeros((1, 16, 16)), {"liver": np.ones((1, 16, 16), bool)})
+    batch = source_of(volume, ("liver",), phrases_per_slice=30, negatives=negatives, batch_slices=600).batch(0)
+    present = batch.states == LabelState.PRESENT
+    assert int(present.sum()) == 600
+    assert float((~present).float().mean()) == pytest.approx(negatives, abs=0.04)
+
+
 def test_no_concept_is_asked_twice_of_a_slice() -> None:
     batch = source(negatives=0.0, phrases_per_slice=3, batch_slices=20).batch(0)
     for n in range(20):

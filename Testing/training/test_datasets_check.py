@@ -79,6 +79,10 @@ def test_labels_that_the_dictionary_does_not_know_are_named(tmp_path: Path) -> N
 def test_an_empty_or_strange_folder_is_not_sound(tmp_path: Path) -> None:
     report = check(tmp_path)
     assert (report.is_sound, kinds(report)) == (False, ["unreadable"])
+    Tree(tmp_path).image("pictures/a.jpg")
+    report = check(tmp_path)
+    assert (report.is_sound, kinds(report)) == (False, ["unreadable"])
+    assert "found none among 1 files such as pictures/a.jpg" in report.problems[0].text
 
 
 def test_images_without_any_mask_are_all_reported(tmp_path: Path) -> None:
@@ -108,6 +112,18 @@ def test_copies_are_found_within_and_look_alikes_across_data_sets(tmp_path: Path
     assert second.is_sound
 
 
+def test_one_file_in_two_data_sets_is_named_once(tmp_path: Path) -> None:
+    first, second = Tree(tmp_path / "etis_larib"), Tree(tmp_path / "cvc_clinicdb")
+    for tree, names in ((first, ("images/1.png", "masks/1.png")), (second, ("Original/7.png", "Ground Truth/7.png"))):
+        tree.picture(names[0], pattern("shared", (64, 96), colour=True))
+        tree.binary(names[1], box(0, 0, 1, 1, (64, 96)))
+    reports = check_trees([(tree.root, load_spec(tree.root.name)) for tree in (first, second)])
+    assert [[(p.path, p.text) for p in report.problems] for report in reports] == [
+        [],
+        [("Original/7.png", "the same file as images/1.png of etis_larib")],
+    ]
+
+
 def test_the_look_of_a_picture_survives_what_mirrors_do_to_it(tmp_path: Path) -> None:
     array = pattern("x", (64, 96), colour=True)
     versions = {
@@ -123,6 +139,20 @@ def test_the_look_of_a_picture_survives_what_mirrors_do_to_it(tmp_path: Path) ->
         prints.append(Print(name, name, "", look_of(read_volume(tmp_path / name))))
     alike = {one.path: other.path for one, other in look_alikes(prints)}
     assert alike == {"larger.jpg": "same.png", "darker.png": "same.png"}
+
+
+def test_plain_pictures_are_no_copies_though_the_same_neighbours_are_brighter(tmp_path: Path) -> None:
+    """One bright edge in each, at the same place: the bits agree, the pictures do not."""
+    left = np.full((64, 96), 100, np.uint8)
+    left[:, 48:] = 200
+    low = left.copy()
+    low[40:, :48], low[40:, 48:] = 10, 12
+    prints = []
+    for name, array in (("left.png", left), ("low.png", low)):
+        Image.fromarray(array).save(tmp_path / name)
+        prints.append(Print(name, name, "", look_of(read_volume(tmp_path / name))))
+    assert look_alikes(prints) == []
+    assert [one.path for one, _ in look_alikes([prints[0], Print("copy", "copy", "", prints[0].look)])] == ["copy"]
     Image.fromarray(np.full((64, 96), 7, np.uint8)).save(tmp_path / "flat.png")
     assert look_of(read_volume(tmp_path / "flat.png")) == ""
     assert look_alikes([]) == []

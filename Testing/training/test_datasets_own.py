@@ -150,6 +150,16 @@ def test_segments_of_slicer_lie_on_the_grid_of_their_image(tmp_path: Path) -> No
     assert same(case, liver=LIVER, liver_tumor=TUMOR)
 
 
+def test_a_scene_that_slicer_saved_is_a_folder_with_names_of_its_own(tmp_path: Path) -> None:
+    data = Path(slicerio.__file__).parent / "data"
+    for case in ("anna", "ben"):
+        (tmp_path / case).mkdir()
+        shutil.copy(data / "CTChest4.nrrd", tmp_path / case / "2 CT Chest.nrrd")
+        shutil.copy(data / "Segmentation.seg.nrrd", tmp_path / case / "Segmentation.seg.nrrd")
+    cases = cases_of(tmp_path, load_spec("slicer_segmentations"))
+    assert [len(case.masks_kji) for case in cases.values()] == [7, 7]
+
+
 @pytest.mark.parametrize("name", ["Segmentation", "SegmentationOverlapping"])
 def test_what_slicer_itself_wrote_is_read_as_slicerio_reads_it(name: str, tmp_path: Path) -> None:
     data = Path(slicerio.__file__).parent / "data"
@@ -192,6 +202,59 @@ def test_pictures_that_coco_names_are_read_and_others_reported(tmp_path: Path) -
     (files,) = opened.index.cases
     assert same(opened.read(files), polyp=box(1, 1, 2, 2))
     assert [problem.kind for problem in opened.index.problems] == ["missing image", "missing mask"]
+
+
+def test_what_coco_draws_somewhere_is_absent_where_it_does_not_and_what_it_only_lists_is_unknown(
+    tmp_path: Path,
+) -> None:
+    tree = Tree(tmp_path)
+    for name in ("images/a.jpg", "images/b.jpg"):
+        tree.image(name)
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]
+    categories = [{"id": 3, "name": "polyp"}, {"id": 0, "name": "objects"}]
+    tree.json("annotations/train.json", coco_of("a.jpg", images=images, categories=categories))
+    first, second = cases_of(tmp_path, load_spec("coco")).values()
+    assert same(first, polyp=box(1, 1, 2, 2))
+    assert same(second)
+    assert set(first.known) == set(second.known) == {"polyp"}
+    unsure = described(tmp_path, extends="coco", states={"not_shown": "unknown"})
+    assert [set(case.known) for case in cases_of(tmp_path, unsure).values()] == [{"polyp"}, set()]
+    named = described(
+        tmp_path, extends="coco", states={"not_shown": "unknown"}, labels={"polyp": "polyp", "cyst": "cyst"}
+    )
+    assert [set(case.known) for case in cases_of(tmp_path, named).values()] == [{"polyp"}, set()]
+
+
+def test_rows_of_a_table_say_nothing_about_labels_that_they_do_not_name(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    for name in ("a.png", "b.png"):
+        tree.image(name)
+    tree.text("table.csv", "id,code,label\na,1 8,polyp\nb,,\n")
+    layout = {
+        "kind": "run_length", "table": "table.csv", "image": "{id}.png", "id_column": "id", "code_column": "code",
+        "label_column": "label",
+    }  # fmt: skip
+    labels = {"polyp": "polyp", "cyst": "cyst"}
+    spec = described(tmp_path, layouts=[layout], labels=labels, states={"not_shown": "unknown"})
+    first, second = cases_of(tmp_path, spec).values()
+    assert set(first.known) == {"polyp"}
+    assert set(second.known) == {"polyp", "cyst"}
+
+
+def test_a_few_stray_pixels_of_a_label_say_nothing(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    values = LIVER.astype(np.uint8)
+    values[0, -1, -3:] = 2
+    values[1, -8:, -8:] = 2
+    tree.volume("images/a.nii.gz", grey_volume("a"))
+    tree.volume("masks/a.nii.gz", values)
+    labels, states = {1: "liver", 2: "liver tumor"}, {"least_pixels": 4}
+    (case,) = cases_of(
+        tmp_path, described(tmp_path, extends="image_mask_volumes", labels=labels, states=states)
+    ).values()
+    assert case.known["liver tumor"].tolist() == [False, True, True, True]
+    assert case.known["liver"].all()
+    assert case.masks_kji["liver tumor"].any(axis=(1, 2)).tolist() == [False, True, False, False]
 
 
 def test_an_image_that_coco_names_twice_counts_once(tmp_path: Path) -> None:

@@ -43,6 +43,16 @@ def test_fifteen_in_a_hundred_are_held_out() -> None:
     assert splits != divide(independent(200), seed=43)
 
 
+def test_of_few_patients_the_smallest_is_held_out() -> None:
+    members = [
+        Member(f"{patient}{n}", patient, f"{patient}{n}")
+        for patient, count in (("a", 4), ("b", 3))
+        for n in range(count)
+    ]
+    splits = divide(members)
+    assert {case_id for case_id, split in splits.items() if split == "val"} == {"b0", "b1", "b2"}
+
+
 def test_one_patient_alone_is_trained_on() -> None:
     assert set(divide([Member("a", "anna", "1"), Member("b", "anna", "2")]).values()) == {"train"}
     assert divide([]) == {}

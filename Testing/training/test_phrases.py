@@ -108,6 +108,13 @@ def test_nonsense_is_never_a_concept_that_slices_may_show() -> None:
     assert "tongue" in phrases
 
 
+def test_other_anatomy_is_not_asked_of_data_that_may_show_it() -> None:
+    draws = rng()
+    phrases = {draw_nonsense(draws, elsewhere=False) for _ in range(1500)}
+    assert not phrases & set(ELSEWHERE)
+    assert phrases & set(EVERYDAY)
+
+
 @pytest.mark.parametrize(
     ("one", "many"),
     [

@@ -29,14 +29,17 @@ def cholecseg8k(tree: Tree) -> None:
 
 
 def m2caiseg(tree: Tree) -> None:
-    """Colours; a part that holds the others again; labels of another size than their image."""
+    """Colours, two for the hook; stray pixels; a part that holds the others again; labels of another size."""
     colours = np.zeros((*SHAPE, 3), np.uint8)
     colours[ONE], colours[TWO], colours[box(0, 5, 1, 1)] = (85, 170, 0), (0, 85, 170), (170, 0, 85)
+    hook = box(1, 5, 1, 1) | box(2, 2, 1, 1)
+    colours[box(1, 5, 1, 1)], colours[box(2, 2, 1, 1)] = (0, 170, 255), (0, 170, 85)
+    colours[0, 40:43] = (0, 85, 255)
     for split, name in (("train", "00"), ("test", "475")):
         image = f"m2caiSeg dataset/{split}/images/{name}.jpg"
         tree.image(image)
         tree.picture(f"m2caiSeg dataset/{split}/groundtruth/{name}_gt.png", colours)
-        tree.expect(image, {"liver": ONE, "grasper": TWO})
+        tree.expect(image, {"liver": ONE, "grasper": TWO, "hook": hook})
         tree.picture(f"m2caiSeg dataset/trainval/images/{name}.jpg", pattern(image, colour=True))
         tree.picture(f"m2caiSeg dataset/trainval/groundtruth/{name}_gt.png", colours)
     tree.image("m2caiSeg dataset/test/images/0.jpg")
@@ -45,7 +48,7 @@ def m2caiseg(tree: Tree) -> None:
 
 
 def polypgen(tree: Tree) -> None:
-    """JPEG masks of one channel or three, an image without a mask, sequences with and without polyps."""
+    """JPEG masks of one channel or three, names that nearly agree, sequences with and without polyps."""
     top = "PolypGen2021_MultiCenterData_v3"
     for centre, channels in (("C1", 3), ("C2", 1)):
         image = f"{top}/data_{centre}/images_{centre}/100H0050.jpg"
@@ -54,13 +57,20 @@ def polypgen(tree: Tree) -> None:
         folder = f"{top}/data_{centre}/masks_{centre}"
         tree.picture(f"{folder}/100H0050_mask.jpg", np.stack([mask] * 3, -1) if channels == 3 else mask)
         tree.expect(image, {"polyp": ONE})
+    for image, mask in (("C3_EndoCV2021_00489_", "C3_EndoCV2021_00489_mask"), ("C3_x_1", "C3_x_1_mask")):
+        tree.image(f"{top}/data_C3/images_C3/{image}.jpg")
+        tree.binary(f"{top}/data_C3/masks_C3/{mask}.jpg", TWO)
+        tree.expect(f"{top}/data_C3/images_C3/{image}.jpg", {"polyp": TWO})
     tree.image(f"{top}/data_C3/images_C3/C3_EndoCV2021_00001.jpg")
     tree.image(f"{top}/imagesAll_positive/100H0050.jpg")
+    tree.image(f"{top}/data_C1/bbox_image_C1/957OLCV1_100H0002_mask_bbox.jpg")
+    tree.image(f"{top}/data_C6/bbox_images_C6/1_mask_bbox.jpg")
     tree.text(f"{top}/data_C1/bbox_C1/100H0050_mask.txt", "polyp 0 0 16 16")
-    image = f"{top}/sequenceData/positive/seq7/images_seq7/7_endocv2021_001.jpg"
-    tree.image(image)
-    tree.binary(f"{top}/sequenceData/positive/seq7/masks_seq7/7_endocv2021_001_mask.jpg", TWO)
-    tree.expect(image, {"polyp": TWO}, patient="seq7")
+    for frame, mask in (("001", TWO), ("002", NOTHING)):
+        image = f"{top}/sequenceData/positive/seq7/images_seq7/7_endocv2021_positive_{frame}.jpg"
+        tree.image(image)
+        tree.binary(image.replace("images_", "masks_").replace(".jpg", "_mask.jpg"), mask)
+        tree.expect(image, {"polyp": mask}, patient="seq7", absent=() if mask.any() else ["polyp"])
     image = f"{top}/sequenceData/negativeOnly/seq1_neg/neg_001.jpg"
     tree.image(image)
     tree.expect(image, absent=["polyp"], patient="seq1_neg")
@@ -139,11 +149,13 @@ def fetoplac(tree: Tree) -> None:
         mask = np.stack([(TWO * 255).astype(np.uint8)] * 3, -1)
         tree.picture(f"{top}/{video}/masks_gt/anon001_00001_mask.png", mask)
         tree.expect(image, {"placental vessel": TWO}, patient=video)
-    tree.image("Fetoscopy Placenta Dataset/Vessel_registration_unannotated_clips/video01/images/anon001_00001.png")
+    clip = "Fetoscopy Placenta Dataset/Vessel_registration_unannotated_clips/video01"
+    tree.image(f"{clip}/images/anon001_00851.png")
+    tree.binary(f"{clip}/masks_predicted/anon001_00851.png", ONE)
 
 
 def papila(tree: Tree) -> None:
-    """Contours as text, of two experts; one eye without the second expert."""
+    """Contours as text, of two experts; one eye without the second expert; images with lines drawn in."""
     for eye, experts in (("RET002OD", (1, 2)), ("RET002OS", (1,)), ("RET004OD", (1, 2))):
         image = f"PapilaDB/FundusImages/{eye}.jpg"
         tree.image(image)
@@ -152,6 +164,7 @@ def papila(tree: Tree) -> None:
             for part, place in (("disc", (0, shift, 3, 3)), ("cup", (1, 1 + shift, 1, 1))):
                 lines = "\n".join(f"  {x:.7e}   {y:.7e}" for x, y in corners(*place))
                 tree.text(f"PapilaDB/ExpertsSegmentations/Contours/{eye}_{part}_exp{expert}.txt", lines)
+        tree.image(f"PapilaDB/ExpertsSegmentations/ImagesWithContours/Opht_cont_{eye}.jpg")
         tree.expect(image, {"optic disc": box(0, 0, 3, 3), "optic cup": box(1, 1, 1, 1)}, patient=eye[:6])
     tree.text("PapilaDB/ClinicalData/patient_data_od.csv", "")
 
@@ -169,11 +182,11 @@ def coph100(tree: Tree) -> None:
 
 
 def ravir(tree: Tree) -> None:
-    """Numbers 0, 128 and 255; a palette of those; images of the test have no labels."""
-    for number in (11, 17):
+    """Numbers 0, 128 and 255, or 256 where a picture has 16 bits; images of the test have no labels."""
+    for number, vein, bits in ((11, 255, np.uint8), (38, 256, np.uint16)):
         image = f"RAVIR Dataset/train/training_images/IR_Case_0{number}.png"
         tree.image(image, colour=False)
-        tree.picture(image.replace("images", "masks"), (128 * ONE + 255 * TWO).astype(np.uint8))
+        tree.picture(image.replace("images", "masks"), (128 * ONE + vein * TWO).astype(bits))
         tree.expect(image, {"retinal artery": ONE, "retinal vein": TWO})
     tree.image("RAVIR Dataset/test/IR_Case_006.png", colour=False)
 
@@ -210,12 +223,19 @@ def stare(tree: Tree) -> None:
 
 
 def intraretinal_cystoid_fluid(tree: Tree) -> None:
-    """A folder an image, with the mask of another image in one of them."""
+    """A folder an image, masks with three kinds of names, the mask of another image in one of the folders."""
     top = "2021-training-data-ZA/2021-training-data-ZA"
-    for folder, name in (("815DME_F", "815DME_F"), ("511DME_F", "511DME")):
-        image = f"{top}/{folder}/images/{name}.png"
+    for folder, mask in (
+        ("815DME_F", "815MASK_DME_F"),
+        ("6DME_as_F", "6MASK_DME_as_F"),
+        ("511DME_F", "MASK-DME511"),
+        ("dme_a10", "dme_a10mask"),
+        ("DME84", "MASK-DME84"),
+        ("DME_S_001", "DME_S_001mask"),
+    ):
+        image = f"{top}/{folder}/images/{folder}.jpeg"
         tree.image(image, colour=False)
-        tree.binary(f"{top}/{folder}/masks/{folder[:3]}MASK.png", ONE)
+        tree.binary(f"{top}/{folder}/masks/{mask}.png", ONE)
         tree.expect(image, {"intraretinal cystoid fluid": ONE})
     tree.binary(f"{top}/815DME_F/masks/MASK-DME511.png", TWO)
 

@@ -124,7 +124,7 @@ def nucmm_z(tree: Tree) -> None:
 
 
 def urocell(tree: Tree) -> None:
-    """A folder a label; a volume without some of them; binary labels beside the numbered ones."""
+    """A folder a label; volumes without some of them, or with approximate ones only; binary labels beside them."""
     mito = (1 * slab(0, 0, 1, 2, (0, 1)) + 2 * slab(0, 2, 1, 2, (1,))).astype(np.uint8)
     golgi, empty = slab(2, 2, 1, 2, (3,)).astype(np.uint8), np.zeros((4, *SHAPE), np.uint8)
     for name, files in (
@@ -141,6 +141,9 @@ def urocell(tree: Tree) -> None:
             masks["golgi apparatus"] = golgi > 0
         absent = ["lysosome"] if len(files) > 1 else []
         tree.expect(image, masks, patient=name, absent=absent, objects={"mitochondrion": 2})
+    tree.volume("UroCell-master/data/fib1-3-2-1.nii.gz", grey_volume("approximate"))
+    tree.volume("UroCell-master/golgi/approximate/fib1-3-2-1.nii.gz", golgi)
+    tree.problems["missing mask"] = 1
 
 
 def pcmmd(tree: Tree) -> None:

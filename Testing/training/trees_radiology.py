@@ -88,7 +88,7 @@ def relative_runs(mask: np.ndarray) -> str:
 
 
 def btxrd(tree: Tree) -> None:
-    """Boxes beside polygons, two suffixes, normal images without a file."""
+    """Boxes beside polygons, two suffixes, annotations one folder deeper or in both, normal images without a file."""
     for number, suffix in ((1, "jpeg"), (2, "jpg")):
         image = f"BTXRD/images/IMG00000{number}.{suffix}"
         tree.image(image, colour=False)
@@ -98,7 +98,8 @@ def btxrd(tree: Tree) -> None:
             ("other bt", "polygon", corners(1, 3, 2, 2)),
             ("giant cell tumor", "polygon", [[1.0, 1.0], [2.0, 2.0]]),
         ]
-        tree.json(f"BTXRD/Annotations/IMG00000{number}.json", labelme(shapes))
+        for folder in ("Annotations", "Annotations/Annotations")[number % 2 :]:
+            tree.json(f"BTXRD/{folder}/IMG00000{number}.json", labelme(shapes))
         tree.expect(image, {"bone tumor": box(1, 1, 2, 4)}, objects={"bone tumor": 2})
     tree.image("BTXRD/images/IMG000003.jpeg", colour=False)
     tree.expect("BTXRD/images/IMG000003.jpeg", absent=["bone tumor"])
@@ -129,7 +130,7 @@ def arcade(tree: Tree) -> None:
 
 
 def busi(tree: Tree) -> None:
-    """Brackets and spaces, several masks for an image, empty masks, an image that is there twice."""
+    """Brackets and spaces, several masks for an image, empty masks, one lesion under benign and under malignant."""
     for group, number, masks in (
         ("benign", 4, [LEFT, RIGHT]),
         ("malignant", 1, [LEFT]),
@@ -141,9 +142,9 @@ def busi(tree: Tree) -> None:
             tree.binary(image.replace(".png", f"_mask{f'_{n}' if n else ''}.png"), mask)
         shown = np.any(masks, axis=0)
         tree.expect(image, {"breast tumor": shown}, absent=() if shown.any() else ("breast tumor",))
-    again = "Dataset_BUSI_with_GT/malignant/malignant (2).png"
+    again = "Dataset_BUSI_with_GT/benign/benign (9).png"
     tree.picture(again, pattern("Dataset_BUSI_with_GT/malignant/malignant (1).png", colour=True))
-    tree.binary("Dataset_BUSI_with_GT/malignant/malignant (2)_mask.png", LEFT)
+    tree.binary("Dataset_BUSI_with_GT/benign/benign (9)_mask.png", LEFT)
     tree.expect(again, {"breast tumor": LEFT})
 
 
@@ -213,25 +214,29 @@ def ct2us_kidney(tree: Tree) -> None:
 
 
 def segthy(tree: Tree) -> None:
-    """Labels with and without _US; vessels in some volumes only."""
+    """Labels with and without _US; vessels in some volumes only, or by side."""
     top = "US_data/US_volunteer_dataset/ground_truth_data"
-    for name, suffix, values in (("001_P1_1_left", "", (1, 2, 3)), ("001_P2_1_right", "_US", (1,))):
+    for name, suffix, values in (
+        ("001_P1_1_left", "", (1, 2, 3)),
+        ("001_P2_1_right", "_US", (1,)),
+        ("002_P1_1_left", "", (1, 4, 5)),
+    ):
         image = f"{top}/US/{name}_US.nii"
         tree.volume(image, grey_volume(image))
         labels = np.zeros((4, *SHAPE), np.uint8)
-        for value in values:
-            labels[slab(value, 0, 1, 2, (1, 2))] = value
+        for place, value in enumerate(values):
+            labels[slab(place, 0, 1, 2, (1, 2))] = value
         tree.volume(f"{top}/US_thyroid_label/{name}{suffix}.nii", labels)
-        names = {1: "thyroid gland", 2: "carotid artery", 3: "jugular vein"}
-        tree.expect(image, {names[value]: labels == value for value in values}, patient="001")
+        names = {1: "thyroid gland", 2: "carotid artery", 3: "jugular vein", 4: "carotid artery", 5: "jugular vein"}
+        tree.expect(image, {names[value]: labels == value for value in values}, patient=name[:3])
 
 
 def tn3k(tree: Tree) -> None:
-    """JPEG masks; images of both parts have the same names; another data set in the same archive."""
-    for split in ("trainval", "test"):
+    """JPEG masks, or PNG; images of both parts have the same names; another data set in the same archive."""
+    for split, suffix in (("trainval", "jpg"), ("test", "png")):
         image = f"Thyroid Dataset/tn3k/{split}-image/0000.jpg"
         tree.image(image)
-        tree.binary(f"Thyroid Dataset/tn3k/{split}-mask/0000.jpg", LEFT)
+        tree.binary(f"Thyroid Dataset/tn3k/{split}-mask/0000.{suffix}", LEFT)
         tree.expect(image, {"thyroid nodule": LEFT})
     tree.json("Thyroid Dataset/tn3k/tn3k-trainval-fold0.json", {"train": [0], "val": []})
     tree.image("Thyroid Dataset/tg3k/thyroid-image/0000.jpg")

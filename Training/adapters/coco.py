@@ -14,7 +14,7 @@ from MedicalSAM3Lib.errors import InputError
 from Training.adapters.case import Case, CaseFiles, Index, Problem, case_ids
 from Training.adapters.decode import Masks
 from Training.adapters.indexing import SPLIT, Patients
-from Training.adapters.knowledge import known_slices
+from Training.adapters.knowledge import known_slices, looked_for
 from Training.adapters.patterns import ROOT, Found, compile_pattern, first_match, list_files
 from Training.adapters.reading import is_picture, read_image
 from Training.dataset_layouts import ArrayOptions, CocoLayout
@@ -62,6 +62,8 @@ def _cases_of(
     for item in content["annotations"]:
         label = categories.get(item["category_id"], str(item["category_id"]))
         objects[item["image_id"]].append((label, item.get("segmentation")))
+    # Some exporters list categories that nobody drew; what nobody drew anywhere, nobody looked for.
+    drawn = tuple(dict.fromkeys(label for found in objects.values() for label, _ in found))
     by_name = _by_file_name(table, images)
     cases, problems, seen = [], [], set()
     for item in content["images"]:
@@ -80,7 +82,7 @@ def _cases_of(
                     image=found.path,
                     patient=patients.of(Found(found.path, values)),
                     published_split=values.get(SPLIT, ""),
-                    details=tuple(objects.get(item["id"], ())),
+                    details=(drawn, *objects.get(item["id"], ())),
                 )
             )
     return cases, problems
@@ -95,10 +97,11 @@ def read(source: Path, layout: CocoLayout, spec: DatasetSpec, files: CaseFiles) 
     path = source / files.image
     image = read_image(path, ArrayOptions())
     masks = Masks(spec, image.shape_kji)
-    for label, segmentation in files.details:
+    drawn, *objects = files.details
+    for label, segmentation in objects:
         masks.add_object(label, decode_object(segmentation, image.shape_kji[1:])[None])
-    image_file = path if is_picture(path) else None
-    return masks.case(image, image_file, known_slices(spec, files, masks))
+    known = {**known_slices(spec, files, masks), **looked_for(spec, drawn, masks)}
+    return masks.case(image, path if is_picture(path) else None, known)
 
 
 def decode_object(segmentation: Any, shape_ji: tuple[int, int]) -> np.ndarray:

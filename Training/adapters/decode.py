@@ -64,7 +64,10 @@ class Masks:
             self.unexpected.append(label)
 
     def case(self, image: Volume, image_file: Path | None, known: Mapping[str, np.ndarray]) -> Case:
-        """The case that has these masks; the arguments are as ``Case`` says."""
+        """The case that has these masks, without their stray pixels; the arguments are as ``Case`` says."""
+        for mask in self.masks_kji.values():
+            pixels = np.count_nonzero(mask.reshape(len(mask), -1), axis=1)
+            mask[pixels < self.spec.states.least_pixels] = 0
         return Case(image, image_file, self.masks_kji, known, tuple(self.unexpected))
 
     def _targets(self, label: str, shape: tuple[int, ...]) -> list[np.ndarray]:

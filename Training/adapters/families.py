@@ -11,6 +11,7 @@ from MedicalSAM3Lib.errors import InputError
 from MedicalSAM3Lib.model_folder import sha256_of
 from Training.adapters import coco, nnunet, paired, polygons, run_length, tiles
 from Training.adapters.case import Case, CaseFiles, Index, Problem
+from Training.adapters.patterns import list_files
 from Training.dataset_layouts import Layout
 from Training.dataset_spec import DatasetSpec
 
@@ -86,4 +87,8 @@ def open_tree(source: Path, spec: DatasetSpec) -> Tree:
     if second is not None:
         return second
     wanted = " or ".join(pattern for layout in spec.layouts for pattern in getattr(layout, "image", ("imagesTr/",)))
-    raise InputError(f"Expected images of {spec.title} like {wanted}, found none; check --source, unpack all archives.")
+    files = list_files(source)
+    raise InputError(
+        f"Expected images of {spec.title} like {wanted}, found none among {len(files)} files such as {files[0]}; "
+        "check --source and the patterns, unpack all archives."
+    )

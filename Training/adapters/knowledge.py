@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -21,9 +21,9 @@ def known_slices(spec: DatasetSpec, files: CaseFiles, masks: Masks) -> Mapping[s
     named = {concept for file in files.masks if file.label for concept in spec.concepts_of(file.label) or ()}
     known: dict[str, np.ndarray] = {}
     for concept in dict.fromkeys((*spec.concepts(), *masks.masks_kji, *spec.states.absent)):
-        mask = masks.masks_kji.get(concept)
-        shown = shown_slices(mask, slices)
-        if concept in spec.states.absent or not files.masks:
+        pixels = pixels_on_slices(masks.masks_kji.get(concept), slices)
+        shown = pixels >= spec.states.least_pixels
+        if concept in spec.states.absent or not (files.masks or files.details):
             known[concept] = np.ones(slices, bool)
         elif spec.states.empty_slices == "unknown":
             known[concept] = shown
@@ -31,11 +31,26 @@ def known_slices(spec: DatasetSpec, files: CaseFiles, masks: Masks) -> Mapping[s
             known[concept] = np.full(slices, concept in named)
         else:
             known[concept] = np.full(slices, shown.any() or spec.states.not_shown == "absent")
+        known[concept] &= shown | (pixels == 0)
     return {concept: slices for concept, slices in known.items() if slices.any()}
 
 
-def shown_slices(mask_kji: np.ndarray | None, slices: int) -> np.ndarray:
-    """bool ``(K,)``: the slices that a mask touches; none without a mask."""
+def looked_for(spec: DatasetSpec, labels: Iterable[str], masks: Masks) -> Mapping[str, np.ndarray]:
+    """What a data set lists itself, where no dictionary names it: absent where an image does not show it.
+
+    Args:
+        spec: The data set; nothing is added where it has a dictionary, or says that what is not shown is unknown.
+        labels: As the data set calls them.
+        masks: Of the image.
+    """
+    if spec.labels or spec.states.not_shown == "unknown":
+        return {}
+    concepts = {concept for label in labels for concept in spec.concepts_of(label) or ()}
+    return {concept: np.ones(masks.shape_kji[0], bool) for concept in concepts - set(masks.masks_kji)}
+
+
+def pixels_on_slices(mask_kji: np.ndarray | None, slices: int) -> np.ndarray:
+    """int ``(K,)``: how many pixels of each slice a mask covers; none without a mask."""
     if mask_kji is None:
-        return np.zeros(slices, bool)
-    return np.asarray(mask_kji.reshape(slices, -1).any(axis=1), bool)
+        return np.zeros(slices, np.int64)
+    return np.count_nonzero(mask_kji.reshape(slices, -1), axis=1)

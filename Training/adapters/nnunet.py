@@ -14,7 +14,7 @@ from MedicalSAM3Lib.errors import InputError
 from Training.adapters.case import Case, CaseFiles, Index
 from Training.adapters.decode import Masks
 from Training.adapters.indexing import pair_files
-from Training.adapters.knowledge import known_slices
+from Training.adapters.knowledge import known_slices, looked_for
 from Training.adapters.paired import check_grid
 from Training.adapters.reading import is_picture, read_image, read_labels
 from Training.dataset_layouts import ArrayOptions, NnunetLayout
@@ -76,10 +76,6 @@ def read(source: Path, layout: NnunetLayout, spec: DatasetSpec, files: CaseFiles
     for value in np.unique(labels.array):
         if value not in named:
             masks.note(f"{value:g}")
-    known = dict(known_slices(spec, files, masks))
-    if not spec.labels and spec.states.not_shown == "absent":
-        for name, _ in files.details:
-            for concept in spec.concepts_of(name) or ():
-                known.setdefault(concept, np.ones(image.shape_kji[0], bool))
+    known = {**known_slices(spec, files, masks), **looked_for(spec, (name for name, _ in files.details), masks)}
     image_file = path if is_picture(path) and image.is_2d else None
     return masks.case(image, image_file, known)
