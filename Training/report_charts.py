@@ -43,7 +43,7 @@ def draw_radar(labels: Sequence[str], series: Mapping[str, tuple[str, Sequence[f
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 5.4))
-    axes: Any = figure.add_axes((0.2, 0.13, 0.6, 0.68), polar=True)
+    axes: Any = figure.add_axes((0.17, 0.12, 0.66, 0.72), polar=True)
     angles = np.linspace(0, 2 * math.pi, len(labels), endpoint=False)
     for name, (colour, values) in series.items():
         closed = [*values, values[0]]

@@ -102,6 +102,46 @@ def compare(ours: Sequence[CaseRow], baseline: Sequence[CaseRow], seed: int, met
     return paired_test(mine, other, [row.patient for row, _ in pairs], seed)
 
 
+def by_part(lines: Sequence[TableRow]) -> dict[str, list[TableRow]]:
+    """The lines under their part, in their order."""
+    parts: dict[str, list[TableRow]] = {}
+    for line in lines:
+        parts.setdefault(line.part, []).append(line)
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """A mean over the data sets of a part, each counting the same (per cent).
+
+    Attributes:
+        paper: By column of the paper's; NaN of a part that the paper has not.
+        here: By column of ours, over the sets that were measured; NaN without any.
+        measured, sets: How many these are, of how many.
+    """
+
+    paper: dict[str, float]
+    here: dict[str, float]
+    measured: int
+    sets: int
+
+
+def average(lines: Sequence[TableRow]) -> Average:
+    """The line "Avg." under a part of Table 3."""
+    measured = [line for line in lines if line.dice]
+    columns = "dice", "iou", "baseline_dice", "baseline_iou"
+    return Average(
+        paper={name: _mean([getattr(line.paper, name) for line in lines if line.paper]) for name in HEADER[3:]},
+        here={name: _mean([one.mean for line in measured if (one := getattr(line, name))]) for name in columns},
+        measured=len(measured),
+        sets=len(lines),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
 def to_csv(lines: Sequence[TableRow]) -> str:
     """The table for machines: the paper's columns, then ours; empty where there is nothing."""
     text = io.StringIO()
