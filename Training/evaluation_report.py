@@ -52,7 +52,10 @@ def write_report(
     lines = table([row for row in rows if row.protocol == "paper"], seed)
     numbers = _numbers(rows, names, roles, seed)
     presence = {role: summary.presence_of(rows, main, role) for role in roles}
-    panels = [(what, panel_of(row, scorers, options)) for what, row in choose_panels(rows, main)]
+    asked = [row for row in rows if (row.role, row.protocol) == ("baseline", main) and summary.in_own_words(row)]
+    theirs = {(row.case, row.concept): row for row in asked}
+    panels = [(what, panel_of(row, theirs.get((row.case, row.concept)), scorers, options))
+              for what, row in choose_panels(rows, main)]  # fmt: skip
     pictures = {
         "radars": [as_data(figure, vector=True) for figure in radars(lines, rows, names, roles, seed)],
         "reliability": [

@@ -40,8 +40,15 @@ def choose_panels(rows: Sequence[CaseRow], protocol: str) -> list[tuple[str, Cas
     return list(chosen.values())
 
 
-def panel_of(row: CaseRow, scorers: Mapping[str, Scorer], options: Options) -> Panel:
-    """Ask again for what a row is about, and cut out the slice on which reference and answers are largest."""
+def panel_of(row: CaseRow, theirs: CaseRow | None, scorers: Mapping[str, Scorer], options: Options) -> Panel:
+    """Ask again for what a row is about, and cut out the slice that has most of it.
+
+    Args:
+        row: Of this model.
+        theirs: The baseline's answer to the same question, if there is one.
+        scorers: By role.
+        options: Of the evaluation.
+    """
     protocol = next(one for one in PROTOCOLS if one.name == row.protocol)
     ours = scorers["ours"]
     case = next(one for one in cases_of(ours.manifest, options.split, slice_by_slice=protocol.slice_by_slice)
@@ -56,8 +63,10 @@ def panel_of(row: CaseRow, scorers: Mapping[str, Scorer], options: Options) -> P
     part = case.part_of(volume)
     empty = np.zeros(volume.shape_kji, bool)[part]
     reference = ours.reference(case).get(row.concept, empty) if row.is_present else empty
-    dice = f"Dice {row.dice:.2f}" if row.is_present else f"presence {row.presence:.2f}"
-    return _cut(volume, case, reference, masks, f"{row.concept.replace('_', ' ')}: {dice}")
+    measure = "dice" if row.is_present else "presence"
+    title = f"{row.concept.replace('_', ' ')}: {measure.capitalize()} {getattr(row, measure):.2f}"
+    title += f", baseline {getattr(theirs, measure):.2f}" if theirs else ""
+    return _cut(volume, case, reference, masks, title)
 
 
 def _cut(volume: Volume, case: Case, reference: np.ndarray, masks: dict[str, np.ndarray], title: str) -> Panel:

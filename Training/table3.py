@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from MedicalSAM3Lib.resources import ResourceError, resource
 from Training.bootstrap import Interval, PairedTest, clustered_mean, paired_test
 from Training.case_rows import CaseRow
+from Training.metrics import mean_of
 
 HEADER = ["dataset", "title", "part", "dice_sam3", "dice_ours", "iou_sam3", "iou_ours"]
 
@@ -131,15 +132,11 @@ def average(lines: Sequence[TableRow]) -> Average:
     measured = [line for line in lines if line.dice]
     columns = "dice", "iou", "baseline_dice", "baseline_iou"
     return Average(
-        paper={name: _mean([getattr(line.paper, name) for line in lines if line.paper]) for name in HEADER[3:]},
-        here={name: _mean([one.mean for line in measured if (one := getattr(line, name))]) for name in columns},
+        paper={name: mean_of(getattr(line.paper, name) for line in lines if line.paper).value for name in HEADER[3:]},
+        here={name: mean_of(one.mean for line in measured if (one := getattr(line, name))).value for name in columns},
         measured=len(measured),
         sets=len(lines),
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
 
 
 def to_csv(lines: Sequence[TableRow]) -> str:
