@@ -14,7 +14,7 @@ from playwright.sync_api import sync_playwright
 
 from Testing.server.page_driver import FLAGS, chromium
 
-WIDTH = 1180
+WIDTH, MARGIN = 1180, 20
 PICTURES = {
     "evaluation-report": ("body", "#answers"),
     "evaluation-panels": ("#answers", "#concepts"),
@@ -34,7 +34,8 @@ def main(report: Path) -> None:
             start, end = (page.locator(one).bounding_box() for one in (first, after))
             assert start is not None, "expected a report of this project"
             assert end is not None, "expected a report of this project"
-            clip = {"x": 0, "y": start["y"], "width": WIDTH, "height": end["y"] - start["y"]}
+            top = max(start["y"] - MARGIN, 0)
+            clip = {"x": 0, "y": top, "width": WIDTH, "height": end["y"] - MARGIN - top}
             picture = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip))).convert("RGB")
             smaller = picture.resize((WIDTH * 4 // 5, picture.height * 4 // 5), Image.Resampling.LANCZOS)
             colours = smaller.quantize(128, kmeans=2, dither=Image.Dither.NONE)
