@@ -104,7 +104,7 @@ class Bin(NamedTuple):
 
     promised: float
     true: float
-    count: int
+    questions: int
 
 
 def reliability(probability: np.ndarray, is_present: np.ndarray, bins: int = BINS) -> list[Bin]:
@@ -120,4 +120,4 @@ def reliability(probability: np.ndarray, is_present: np.ndarray, bins: int = BIN
 def expected_calibration_error(probability: np.ndarray, is_present: np.ndarray, bins: int = BINS) -> float:
     """Mean gap between what presence promises and what is true (Guo et al., 2017)."""
     filled = reliability(probability, is_present, bins)
-    return sum(abs(one.promised - one.true) * one.count for one in filled) / max(len(probability), 1)
+    return sum(abs(one.promised - one.true) * one.questions for one in filled) / max(len(probability), 1)

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from Training.bootstrap import Interval
 from Training.case_rows import CaseRow, Ledger, measure, outcome_of, read_rows, write_rows
 from Training.cases import cases_of, groups_of, read_case
 from Training.evaluate import Options, evaluate, main
-from Training.evaluation_report import interval, number, p_value, radars, signed
+from Training.evaluation_report import interval, number, p_value, radars, signed, write_report
 from Training.evaluation_summary import calibration_of, in_own_words, in_words, of_protocol
 from Training.manifest import read_manifest
 from Training.panels import around
@@ -285,6 +286,17 @@ def test_presence_is_measured_for_each_modality_where_there_are_several() -> Non
         ("MR", 1, 1.0),
     ]
     assert calibration_of([], "deployment", "ours") == []
+
+
+def test_answers_without_a_number_have_no_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("Training.evaluation_report.choose_panels", lambda *_: [])
+    rows = [row(presence=math.nan, outcome="failed", dice=0.0), row(protocol="deployment", presence=1.0)]
+    facts = {"manifest": "0" * 64, "models": {"ours": {"name": "good", "weights": "0" * 64}}}
+    scorers: dict[str, Any] = {"ours": None}
+    numbers = write_report(tmp_path, rows, facts, scorers, Options(split="test"))
+    assert [one["protocol"] for one in numbers["calibration"]["ours"]] == ["deployment"]
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<td>\u2013</td><td>0</td><td class="here">0.000</td><td>1</td>' in html
 
 
 def test_a_wrong_call_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
