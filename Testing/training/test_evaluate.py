@@ -233,7 +233,8 @@ def test_averages_of_table_3_are_those_of_the_paper() -> None:
     inside, outside = average(parts["internal"]), average(parts["external"])
     assert list(inside.paper.values()) == pytest.approx([54.0, 77.0, 43.3, 67.3], abs=0.051)
     assert list(outside.paper.values()) == pytest.approx([11.9, 73.9, 8.0, 64.4], abs=0.051)
-    assert (inside.measured, inside.sets, inside.here["dice"]) == (2, 10, pytest.approx(60.0))
+    assert (inside.measured, inside.sets) == (2, 10)
+    assert inside.here["dice"] == pytest.approx(60.0)
     assert outside.measured == 0
     assert math.isnan(outside.here["dice"])
 
