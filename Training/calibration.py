@@ -10,6 +10,8 @@ A presence logit orders slices well long before its sigmoid is a probability. Tw
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
@@ -23,6 +25,8 @@ WANTED_SPECIFICITY = 0.97
 THRESHOLD_RANGE = (0.3, 0.9)
 """A threshold outside would say that presence was not learned; calibration must not hide that."""
 
+BINS = 10
+"""Of presence, for its calibration error and its diagram."""
 
 EVEN_ODDS = 0.5
 """Calibrated probability at which a slice is as likely to show the concept as not."""
@@ -95,12 +99,25 @@ def _volume_threshold(absent: np.ndarray) -> float:
     return float(np.clip(np.quantile(absent, WANTED_SPECIFICITY), *THRESHOLD_RANGE))
 
 
-def expected_calibration_error(probability: np.ndarray, is_present: np.ndarray, bins: int = 10) -> float:
-    """Mean gap between what presence promises and what is true, over equally wide bins (Guo et al., 2017)."""
+class Bin(NamedTuple):
+    """Questions of about the same presence: its mean, the share of them that is there, and how many they are."""
+
+    promised: float
+    true: float
+    questions: int
+
+
+def reliability(probability: np.ndarray, is_present: np.ndarray, bins: int = BINS) -> list[Bin]:
+    """What presence promises beside what is true, over equally wide bins; empty ones are left out."""
     rows = np.clip((probability * bins).astype(int), 0, bins - 1)
-    gaps = [
-        abs(probability[rows == row].mean() - np.asarray(is_present)[rows == row].mean()) * (rows == row).mean()
-        for row in range(bins)
-        if (rows == row).any()
+    return [
+        Bin(float(probability[own].mean()), float(np.asarray(is_present)[own].mean()), int(own.sum()))
+        for own in (rows == row for row in range(bins))
+        if own.any()
     ]
-    return float(sum(gaps))
+
+
+def expected_calibration_error(probability: np.ndarray, is_present: np.ndarray, bins: int = BINS) -> float:
+    """Mean gap between what presence promises and what is true (Guo et al., 2017)."""
+    filled = reliability(probability, is_present, bins)
+    return sum(abs(one.promised - one.true) * one.questions for one in filled) / max(len(probability), 1)

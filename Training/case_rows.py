@@ -21,7 +21,7 @@ from Training.instance_metrics import match_objects, objects_of, parts_of
 from Training.protocols import Answer
 from Training.surface_metrics import compare_outlines, compare_surfaces
 
-VERSION = 2
+VERSION = 3
 """Of the meaning of a row; rows of another version are computed again."""
 
 Outcome = Literal["overlap", "missed", "false_positive", "both_empty", "failed"]

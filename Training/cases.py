@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -117,10 +117,14 @@ def part_of(volume: Volume, slices: tuple[int, int] | None, axis: int) -> tuple[
 def read_case(manifest: Manifest, rows: Sequence[ManifestRow]) -> tuple[Volume, dict[str, np.ndarray]]:
     """The image of some rows and, by concept, the numbers of its objects: int32 ``(K, J, I)``, 0 outside.
 
+    The image is of the manifest's modality, as in training: a NIfTI file does not say that it is MR, and presence is
+    calibrated for each modality.
+
     Raises:
         InputError: A file is gone or damaged, or a mask lies on another grid than the image.
     """
     volume = read_volume(manifest.path(rows[0].image))
+    volume = replace(volume, modality=rows[0].modality or volume.modality)
     masks = {}
     for concept, path in {row.concept: row.mask for row in rows if row.mask}.items():
         labels = read_volume(manifest.path(path)).array

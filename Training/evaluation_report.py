@@ -18,12 +18,14 @@ from Training.case_rows import CaseRow
 from Training.panels import choose_panels, panel_of
 from Training.protocols import PROTOCOLS
 from Training.report_charts import COLOURS, as_data, draw_panel, draw_radar, draw_reliability
-from Training.table3 import TableRow, table, to_csv
+from Training.table3 import TableRow, average, by_part, table, to_csv
 
 if TYPE_CHECKING:
     from Training.evaluate import Options, Scorer
 
 FEWEST_SPOKES, MOST_SPOKES = 3, 18
+METRICS = {"dice": "Dice", "iou": "IoU"}
+"""Of the radar charts."""
 
 FEW_PATIENTS = 10
 """With fewer, an interval of means of drawn patients is too narrow, and the report says so."""
@@ -50,9 +52,12 @@ def write_report(
     lines = table([row for row in rows if row.protocol == "paper"], seed)
     numbers = _numbers(rows, names, roles, seed)
     presence = {role: summary.presence_of(rows, main, role) for role in roles}
-    panels = [(what, panel_of(row, scorers, options)) for what, row in choose_panels(rows, main)]
+    asked = [row for row in rows if (row.role, row.protocol) == ("baseline", main) and summary.in_own_words(row)]
+    theirs = {(row.case, row.concept): row for row in asked}
+    panels = [(what, panel_of(row, theirs.get((row.case, row.concept)), scorers, options))
+              for what, row in choose_panels(rows, main)]  # fmt: skip
     pictures = {
-        "radars": [as_data(figure, vector=True) for figure in _radars(lines, rows, names, roles, seed)],
+        "radars": [as_data(figure, vector=True) for figure in radars(lines, rows, names, roles, seed)],
         "reliability": [
             as_data(draw_reliability(given, truth, f"Presence, {_who(role)}", COLOURS[role]), vector=True)
             for role, (given, truth, _) in presence.items()
@@ -63,9 +68,9 @@ def write_report(
         ],
     }
     html = _render(
-        numbers=numbers, table=lines, pictures=pictures, facts=facts, roles=roles,
-        protocols=[p for p in PROTOCOLS if p.name in names], main=main, options=options,
-        measured=[line for line in lines if line.dice], few=FEW_PATIENTS,
+        numbers=numbers, parts=[(part, own, average(own)) for part, own in by_part(lines).items()], pictures=pictures,
+        facts=facts, roles=roles, protocols=[p for p in PROTOCOLS if p.name in names], main=main, options=options,
+        few=FEW_PATIENTS,
     )  # fmt: skip
     with replacing(out / "report.html", out / "table3.csv") as (report, csv):
         report.write_text(html, encoding="utf-8")
@@ -79,14 +84,16 @@ def _numbers(rows: Sequence[CaseRow], names: Sequence[str], roles: Sequence[str]
         "protocols": {name: {role: summary.of_protocol(rows, name, role, seed) for role in roles} for name in names},
         "tests": {name: summary.against_baseline(rows, name, seed) for name in names},
         "concepts": {name: summary.by_concept(rows, name, "ours", seed) for name in names},
+        "baseline_dice": {name: _dice_of(summary.by_concept(rows, name, "baseline", seed)) for name in names},
         "words": {role: summary.in_words(rows, role, seed) for role in ("ours", "baseline")},
         "nonsense": {role: summary.nonsense_rejected(rows, role) for role in roles},
-        "calibration": {role: summary.calibration_of(rows, names[-1], role) for role in roles},
+        "calibration": {role: [one for name in names for one in summary.calibration_of(rows, name, role)]
+                        for role in roles},
         "no_number": {role: summary.presence_of(rows, names[-1], role)[2] for role in roles},
         "patients": len({row.patient for row in rows}),
         "cases": {name: len({row.case for row in rows if row.protocol == name}) for name in names},
         "questions": len(rows),
-    }
+    }  # fmt: skip
 
 
 def _render(**content: Any) -> str:
@@ -131,34 +138,49 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _radars(
+def radars(
     lines: Sequence[TableRow], rows: Sequence[CaseRow], names: Sequence[str], roles: Sequence[str], seed: int
 ) -> list[Any]:
-    """Figure 3, Dice and IoU: by data set where there are three or more, else by concept."""
+    """Figure 3, Dice and IoU: the data sets of each part, all of them if no part has three, else the concepts."""
     measured = [line for line in lines if line.dice]
+    parts = {part: own for part, own in by_part(measured).items() if len(own) >= FEWEST_SPOKES}
+    if not parts and len(measured) >= FEWEST_SPOKES:
+        parts = {"all data sets": measured}
     charts = []
-    for metric, title in (("dice", "Dice"), ("iou", "IoU")):
-        series: dict[str, tuple[str, list[float]]] = {}
-        if len(measured) >= FEWEST_SPOKES:
-            labels = [line.title for line in measured]
-            for key, colour in (("sam3", COLOURS["sam3"]), ("ours", COLOURS["paper"])):
-                values = [getattr(x.paper, f"{metric}_{key}") if x.paper else math.nan for x in measured]
-                if not all(math.isnan(value) for value in values):
-                    series["SAM3, paper" if key == "sam3" else "Medical SAM3, paper"] = (colour, values)
-            for role in reversed(roles):
-                field = metric if role == "ours" else f"baseline_{metric}"
-                series[_who(role)] = (COLOURS[role], [_mean_of(getattr(line, field)) for line in measured])
-        else:
-            concepts = summary.by_concept(rows, names[0], "ours", seed)
-            concepts = sorted(concepts, key=lambda line: (-line["present"], line["concept"]))[:MOST_SPOKES]
-            chosen = sorted(line["concept"] for line in concepts)
-            labels = [_words(concept) for concept in chosen]
-            for role in reversed(roles):
-                means = {line["concept"]: line[metric].mean for line in summary.by_concept(rows, names[0], role, seed)}
-                series[_who(role)] = (COLOURS[role], [means.get(concept, math.nan) for concept in chosen])
-        if len(labels) >= FEWEST_SPOKES:
-            charts.append(draw_radar(labels, series, f"{title} (%)"))
+    for title, own in parts.items():
+        for metric, name in METRICS.items():
+            labels = [line.title for line in own]
+            charts.append(draw_radar(labels, _series_of_sets(own, metric, roles), f"{name} (%), {title}"))
+    if charts:
+        return charts
+    concepts = summary.by_concept(rows, names[0], "ours", seed)
+    commonest = sorted(concepts, key=lambda line: (-line["present"], line["concept"]))[:MOST_SPOKES]
+    chosen = sorted(line["concept"] for line in commonest)
+    if len(chosen) < FEWEST_SPOKES:
+        return []
+    means = {role: {line["concept"]: line for line in summary.by_concept(rows, names[0], role, seed)} for role in roles}
+    for metric, name in METRICS.items():
+        series = {_who(role): (COLOURS[role], [means[role][one][metric].mean for one in chosen])
+                  for role in reversed(roles)}  # fmt: skip
+        charts.append(draw_radar([_words(one) for one in chosen], series, f"{name} (%), by concept"))
     return charts
+
+
+def _series_of_sets(lines: Sequence[TableRow], metric: str, roles: Sequence[str]) -> dict[str, Any]:
+    """Of each model its colour and values: the paper's two, where the paper has these sets, and those of this run."""
+    series: dict[str, Any] = {}
+    for key, who, colour in (("sam3", "SAM3, paper", "sam3"), ("ours", "Medical SAM3, paper", "paper")):
+        values = [getattr(line.paper, f"{metric}_{key}") if line.paper else math.nan for line in lines]
+        if not all(math.isnan(value) for value in values):
+            series[who] = COLOURS[colour], values
+    for role in reversed(roles):
+        field = metric if role == "ours" else f"baseline_{metric}"
+        series[_who(role)] = COLOURS[role], [_mean_of(getattr(line, field)) for line in lines]
+    return series
+
+
+def _dice_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
+    return {line["concept"]: line["dice"] for line in lines}
 
 
 def _mean_of(one: Interval | None) -> float:

@@ -33,7 +33,8 @@ def of_protocol(rows: Sequence[CaseRow], protocol: str, role: str, seed: int) ->
     metrics = {name: _mean(counted, name, seed, 100.0) for name in OVERLAP}
     metrics["hd95_mm"] = _mean(counted, "hd95_mm", seed)
     metrics |= {name: _mean(counted, name, seed, 100.0) for name in ("f1", "panoptic_quality")}
-    found = [row.outcome in ("overlap", "false_positive") for row in every]
+    # An answer that failed is right for nothing, and so no rejection of what is absent.
+    found = [row.outcome == "overlap" if row.is_present else row.outcome != "both_empty" for row in every]
     counts = presence_counts(found, [row.is_present for row in every])
     return {
         "metrics": metrics,
@@ -84,7 +85,7 @@ def calibration_of(rows: Sequence[CaseRow], protocol: str, role: str) -> list[di
         presence, is_present, _ = presence_of(own, protocol, role)
         if len(presence):
             error = expected_calibration_error(presence, is_present)
-            lines.append({"modality": name, "count": len(presence), "ece": error})
+            lines.append({"protocol": protocol, "modality": name, "count": len(presence), "ece": error})
     return lines
 
 

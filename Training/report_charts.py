@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from Training.calibration import BINS, reliability
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -18,7 +20,6 @@ INK, FAINT = "#1f2933", "#9aa5b1"
 COLOURS = {"ours": "#c2410c", "baseline": "#2563a8", "paper": "#d08c60", "sam3": "#8aa9c8"}
 TINTS = {"reference": "#34d399", "baseline": "#60a5fa", "ours": "#fb923c"}
 """Over grey pictures, where the colours of the charts are too dark."""
-BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +73,15 @@ def draw_reliability(presence: np.ndarray, is_present: np.ndarray, title: str, c
 
     figure = Figure(figsize=(4.8, 4.6))
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1], "hspace": 0.08})
-    rows = np.clip((presence * BINS).astype(int), 0, BINS - 1)
-    counts = np.bincount(rows, minlength=BINS)
-    there = [(presence[rows == n].mean(), is_present[rows == n].mean(), counts[n]) for n in range(BINS) if counts[n]]
+    filled = reliability(presence, is_present)
     upper.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--")
-    if there:
-        promised, true, size = (np.array(column) for column in zip(*there, strict=True))
+    if filled:
+        promised, true, size = (np.array(column) for column in zip(*filled, strict=True))
         upper.plot(promised, true, color=colour, linewidth=1.5)
         upper.scatter(promised, true, s=18 + 90 * np.sqrt(size / size.max()), color=colour, zorder=3)
     upper.set(ylim=(-0.03, 1.03), ylabel="is there")
     upper.set_title(title, size=11, weight="bold", color=INK)
-    lower.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.09, color="#cbd5df")
+    lower.hist(presence, bins=BINS, range=(0, 1), rwidth=0.9, color="#cbd5df")
     lower.set(xlim=(0, 1), xlabel="presence that the model gives", ylabel="n", yscale="symlog")
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from MedicalSAM3Lib.resources import ResourceError, resource
 from Training.bootstrap import Interval, PairedTest, clustered_mean, paired_test
 from Training.case_rows import CaseRow
+from Training.metrics import mean_of
 
 HEADER = ["dataset", "title", "part", "dice_sam3", "dice_ours", "iou_sam3", "iou_ours"]
 
@@ -100,6 +101,42 @@ def compare(ours: Sequence[CaseRow], baseline: Sequence[CaseRow], seed: int, met
     mine = [100.0 * getattr(row, metric) for row, _ in pairs]
     other = [100.0 * getattr(row, metric) for _, row in pairs]
     return paired_test(mine, other, [row.patient for row, _ in pairs], seed)
+
+
+def by_part(lines: Sequence[TableRow]) -> dict[str, list[TableRow]]:
+    """The lines under their part, in their order."""
+    parts: dict[str, list[TableRow]] = {}
+    for line in lines:
+        parts.setdefault(line.part, []).append(line)
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """A mean over the data sets of a part, each counting the same (per cent).
+
+    Attributes:
+        paper: By column of the paper's; NaN of a part that the paper has not.
+        here: By column of ours, over the sets that were measured; NaN without any.
+        measured, sets: How many these are, of how many.
+    """
+
+    paper: dict[str, float]
+    here: dict[str, float]
+    measured: int
+    sets: int
+
+
+def average(lines: Sequence[TableRow]) -> Average:
+    """The line "Avg." under a part of Table 3."""
+    measured = [line for line in lines if line.dice]
+    columns = "dice", "iou", "baseline_dice", "baseline_iou"
+    return Average(
+        paper={name: mean_of(getattr(line.paper, name) for line in lines if line.paper).value for name in HEADER[3:]},
+        here={name: mean_of(one.mean for line in measured if (one := getattr(line, name))).value for name in columns},
+        measured=len(measured),
+        sets=len(lines),
+    )
 
 
 def to_csv(lines: Sequence[TableRow]) -> str:

@@ -350,3 +350,11 @@ def test_two_spellings_of_one_concept_are_one_too_many():
     volume, _, model = ball("liver")
     with pytest.raises(PromptError, match="'livr' asks for the same concept as 'liver'"):
         segment(volume, ["liver", "livr"], model, EXACT)
+
+
+def test_presence_is_that_of_the_images_modality():
+    volume, _, _ = ball()
+    never = fake_model({"bright thing": (0.5, 1.5)}, MR={"bias": -1000.0})
+    states = {name: segment(replace(volume, modality=name), ["bright thing"], never, EXACT).findings[0].state
+              for name in ("MR", "GREY")}  # fmt: skip
+    assert states == {"MR": "not_found", "GREY": "found"}

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +20,13 @@ from Training.bootstrap import Interval
 from Training.case_rows import CaseRow, Ledger, measure, outcome_of, read_rows, write_rows
 from Training.cases import cases_of, groups_of, read_case
 from Training.evaluate import Options, evaluate, main
-from Training.evaluation_report import interval, number, p_value, signed
+from Training.evaluation_report import interval, number, p_value, radars, signed, write_report
 from Training.evaluation_summary import calibration_of, in_own_words, in_words, of_protocol
 from Training.manifest import read_manifest
+from Training.panels import around
 from Training.protocols import Answer
 from Training.robustness import KINDS, in_other_words, misspelt, nonsense
-from Training.table3 import paper_rows, table, to_csv
+from Training.table3 import average, by_part, paper_rows, table, to_csv
 
 SPLITS = ["train"] * 4 + ["test"] * 4 + ["val"] * 4
 
@@ -153,6 +155,12 @@ def test_a_mask_of_another_grid_is_refused(world: Path, tmp_path: Path) -> None:
         read_case(manifest, rows)
 
 
+def test_an_image_is_of_the_manifests_modality(tmp_path: Path) -> None:
+    manifest = read_manifest(write_world(tmp_path, [labelled(modality="MR")]))
+    volume, _ = read_case(manifest, manifest.rows[:1])  # a NIfTI file, which says nothing of it
+    assert volume.modality == "MR"
+
+
 def test_words_are_asked_both_ways(world: Path, tmp_path: Path, models: list[str]) -> None:
     assert misspelt("liver", 1) == misspelt("liver", 1) != "liver"
     assert sorted(misspelt("urinary bladder", 0)) == sorted("urinary bladder")
@@ -173,6 +181,13 @@ def test_a_false_positive_counts_nothing_in_the_paper_and_zero_in_deployment() -
         found = of_protocol(rows, protocol, "ours", 0)
         assert (found["metrics"]["dice"].mean, found["metrics"]["dice"].count) == (mean, count)
         assert (found["specificity"], found["absent"]) == (50.0, 2)
+
+
+def test_what_failed_is_no_rejection() -> None:
+    absent = {"is_present": False, "dice": math.nan}
+    rows = [row(outcome="both_empty", **absent), row(outcome="failed", concept="y", **absent), row(outcome="failed")]
+    found = of_protocol(rows, "paper", "ours", 0)
+    assert (found["specificity"], found["sensitivity"]) == (50.0, 0.0)
 
 
 def test_outcomes_and_contradictions() -> None:
@@ -213,6 +228,17 @@ def test_table_3_has_the_papers_numbers_and_ours() -> None:
     assert "drive,DRIVE,internal,24.8,55.8" in to_csv(lines)
 
 
+def test_averages_of_table_3_are_those_of_the_paper() -> None:
+    parts = by_part(table([row(), row(dataset="glas", dice=0.7)], 0))
+    inside, outside = average(parts["internal"]), average(parts["external"])
+    assert list(inside.paper.values()) == pytest.approx([54.0, 77.0, 43.3, 67.3], abs=0.051)
+    assert list(outside.paper.values()) == pytest.approx([11.9, 73.9, 8.0, 64.4], abs=0.051)
+    assert (inside.measured, inside.sets) == (2, 10)
+    assert inside.here["dice"] == pytest.approx(60.0)
+    assert outside.measured == 0
+    assert math.isnan(outside.here["dice"])
+
+
 def test_numbers_of_the_report_are_read_as_meant() -> None:
     assert [signed(value) for value in (1.25, -0.04, 0.04, -3.0, math.nan)] == ["+1.2", "0.0", "0.0", "-3.0", "\u2013"]
     assert interval(Interval(0.0, -0.04, 0.04, 9, 9)) == "0.0 to 0.0"
@@ -221,10 +247,37 @@ def test_numbers_of_the_report_are_read_as_meant() -> None:
     assert [p_value(p) for p in (math.nan, 0.0, 0.0625)] == ["\u2013", "< 0.001", "0.062"]
 
 
+def test_a_panel_shows_what_it_is_about() -> None:
+    mask = np.zeros((60, 90), bool)
+    mask[20:30, 40:60] = True
+    assert around(mask) == (slice(11, 38), slice(30, 70))  # half the width; as high as the picture is
+    speck = np.zeros((60, 90), bool)
+    speck[0, 89] = True
+    assert around(speck) == (slice(0, 20), slice(60, 90))  # at the edge, not beyond it
+    assert around(~speck) == (slice(0, 60), slice(0, 90))
+    assert mask[around(mask & False)].shape == mask.shape
+
+
+def test_radar_charts_have_the_parts_of_the_paper() -> None:
+    names = ("drive", "glas", "papila", "tn3k", "hc18")
+    rows = [row(dataset=name, case=name, concept=name) for name in names]
+    titles = [figure.texts[0].get_text() for figure in radars(table(rows, 0), rows, ["paper"], ["ours"], 0)]
+    assert titles == ["Dice (%), internal", "IoU (%), internal"]
+    few = [one for one in rows if one.dataset in ("drive", "tn3k", "hc18")]
+    titles = [figure.texts[0].get_text() for figure in radars(table(few, 0), few, ["paper"], ["ours"], 0)]
+    assert titles == ["Dice (%), all data sets", "IoU (%), all data sets"]
+    own = [row(dataset="own", concept=name) for name in names]
+    titles = [figure.texts[0].get_text() for figure in radars(table(own, 0), own, ["paper"], ["ours"], 0)]
+    assert titles == ["Dice (%), by concept", "IoU (%), by concept"]
+    assert radars(table(own[:2], 0), own[:2], ["paper"], ["ours"], 0) == []
+
+
 def test_presence_is_measured_for_each_modality_where_there_are_several() -> None:
     ct = [row(protocol="deployment", modality="CT", presence=1.0)] * 3
     mr = [row(protocol="deployment", modality="MR", presence=1.0, is_present=False, outcome="false_positive")]
-    assert calibration_of(ct, "deployment", "ours") == [{"modality": "", "count": 3, "ece": 0.0}]
+    assert calibration_of(ct, "deployment", "ours") == [
+        {"protocol": "deployment", "modality": "", "count": 3, "ece": 0.0}
+    ]
     lines = calibration_of(
         [*ct, *mr, row(modality="MR", protocol="deployment", presence=math.nan)], "deployment", "ours"
     )
@@ -234,6 +287,17 @@ def test_presence_is_measured_for_each_modality_where_there_are_several() -> Non
         ("MR", 1, 1.0),
     ]
     assert calibration_of([], "deployment", "ours") == []
+
+
+def test_answers_without_a_number_have_no_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("Training.evaluation_report.choose_panels", lambda *_: [])
+    rows = [row(presence=math.nan, outcome="failed", dice=0.0), row(protocol="deployment", presence=1.0)]
+    facts = {"manifest": "0" * 64, "models": {"ours": {"name": "good", "weights": "0" * 64}}}
+    scorers: dict[str, Any] = {"ours": None}
+    numbers = write_report(tmp_path, rows, facts, scorers, Options(split="test"))
+    assert [one["protocol"] for one in numbers["calibration"]["ours"]] == ["deployment"]
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<td>\u2013</td><td>0</td><td class="here">0.000</td><td>1</td>' in html
 
 
 def test_a_wrong_call_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
