@@ -14,12 +14,12 @@ from MedicalSAM3Lib.atomic import replacing
 from MedicalSAM3Lib.batch_attention import Usual, attention
 from MedicalSAM3Lib.batch_files import PREVIEW, REPORT, THUMBNAILS
 from MedicalSAM3Lib.batch_tables import SUMMARY, Records
+from MedicalSAM3Lib.report import RESEARCH_NOTICE
 
 PAGE = "index.html"
 CASES_PER_PAGE = 100
 FAILED = 1000.0
 """What failed ranks before all findings together."""
-NOTICE = "For research only, not a medical device: a person who can judge them must check all results."
 
 _STYLE = """
 :root{color-scheme:dark}body{margin:0 auto;max-width:1320px;padding:20px;background:#14171a;color:#dde3e8;
@@ -84,7 +84,7 @@ def _head(ranks: list[float], cases: list[dict[str, Any]], number: int, of: int)
         f"<h1>{len(ranks)} case{'s' * (len(ranks) != 1)}</h1>"
         f"<p>{', '.join(f'{count} {what}' for count, what in counts if count)}. What to look at first comes first, "
         f'in the page and in each case. Slices are numbered from 0. All volumes: <a href="{SUMMARY}">{SUMMARY}</a></p>'
-        f'<p class="notice">{escape(" ".join([*filter(None, notices), NOTICE]))}</p>'
+        f'<p class="notice">{escape(" ".join([*filter(None, notices), RESEARCH_NOTICE]))}</p>'
         + (f"<p>Page {links}</p>" if of > 1 else "")
     )
 

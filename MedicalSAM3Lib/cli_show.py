@@ -23,13 +23,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from MedicalSAM3Lib.report import RESEARCH_NOTICE
+
 if TYPE_CHECKING:
     from MedicalSAM3Lib.download import OnBytes
     from MedicalSAM3Lib.model_folder import LoadedModel
     from MedicalSAM3Lib.structures import Finding, Measures, OnProgress
     from MedicalSAM3Lib.structures import Progress as StageProgress
-
-RESEARCH_NOTICE = "For research only, not a medical device: a person who can judge them must check all results."
 
 ROOM_FOR_MEASURES = 100
 """Columns of a window."""

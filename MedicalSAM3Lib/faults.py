@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+_PLAIN = {"missing": "expected, but missing", "extra_forbidden": "there is nothing of that name; check its spelling"}
+"""By pydantic's type of the fault."""
 _LONGEST = 40
 """Characters of a text that is shown as it came."""
 
@@ -26,8 +28,8 @@ def what_is_wrong(fault: Mapping[str, Any]) -> str:
     message = str(fault["msg"])
     if message.startswith("Value error, "):  # of a check of our own, which says what came
         return message.removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        return "there is nothing of that name; check its spelling"
+    if fault["type"] in _PLAIN:
+        return _PLAIN[fault["type"]]
     expected = re.sub("^Input should be (?=greater|less)", "expected a number ", message)
     expected = expected.replace("Input should be", "expected", 1)
     if expected == message or "input" not in fault:

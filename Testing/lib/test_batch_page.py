@@ -14,8 +14,8 @@ import pytest
 from MedicalSAM3Lib import batch_page, batch_tables, cli_batch
 from MedicalSAM3Lib.batch_attention import Usual, attention
 from MedicalSAM3Lib.batch_cases import find_cases
-from MedicalSAM3Lib.batch_page import NOTICE
 from MedicalSAM3Lib.errors import RunError
+from MedicalSAM3Lib.report import RESEARCH_NOTICE
 from Testing.lib.batch_engine import ThreadEngines
 from Testing.lib.batch_run import without_pictures
 from Testing.lib.batch_world import PLAN, lesion, three_images
@@ -51,7 +51,7 @@ def test_manifest_and_page_say_what_to_look_at_first(images: Path, tmp_path: Pat
     assert "unusual volume; the cohort&#x27;s median" in page
     assert page.count("<strong>&lt;b&gt;</strong> not found") == 8
     assert "<b>" not in page
-    assert page.index(NOTICE) < page.index("<table>") < page.index("<section")
+    assert page.index(RESEARCH_NOTICE) < page.index("<table>") < page.index("<section")
     assert not re.search(r"(src|href)=\"(https?:)?//", page)
     assert page.count("data:image/jpeg;base64,") == 8
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -16,6 +16,7 @@ class Soup(BaseModel):
     kind: Literal["hot", "cold"] = "hot"
     spoons: int = Field(default=1, ge=1)
     names: tuple[str, ...] = ()
+    pot: str
 
     @model_validator(mode="after")
     def _cold_soup_is_shared(self) -> Soup:
@@ -26,13 +27,14 @@ class Soup(BaseModel):
 
 def fault(**values: Any) -> Any:
     with pytest.raises(ValidationError) as caught:
-        Soup.model_validate(values)
+        Soup.model_validate({"pot": "iron"} | values if values else {})
     return caught.value.errors()[0]
 
 
 @pytest.mark.parametrize(
     ("values", "line"),
     [
+        ({}, "pot: expected, but missing."),
         ({"kind": "tepid"}, "kind: expected 'hot' or 'cold', got 'tepid'."),
         ({"kind": "tepid" * 20}, "kind: expected 'hot' or 'cold', got str."),
         ({"spoons": 0}, "spoons: expected a number greater than or equal to 1, got 0."),
