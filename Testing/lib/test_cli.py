@@ -284,6 +284,8 @@ def test_an_output_that_cannot_be_is_refused_before_the_model_is_loaded(
         (["segment", "a.nii.gz", "-c", "liver", "--speed", "quick"], "'exact', got 'quick'."),
         (["segment", "a.nii.gz", "-c", "liver", "--presence-threshold", "3"], "equal to 1, got 3.0."),
         (["segment", "a.nii.gz", "-c", "liver", "-c", "Liver"], "each concept once"),
+        (["segment", "a.nii.gz", "-c", " "], "an empty one"),
+        (["segment", "a.nii.gz", "-c", "?!"], "'?!', in which is no word"),
         (["segment", "a.nii.gz", "-c", "liver", "--model", "none"], "'none'"),
         (["segmment"], "'segment'? See: medsam3 --help"),
         (["models", "eat"], "eat"),
