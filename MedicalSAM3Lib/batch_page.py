@@ -112,7 +112,7 @@ def _case(folder: Path, record: dict[str, Any], usual: Usual) -> str:
     others = ", ".join(_absent(finding) for finding, why in absent if not why)
     notices = "".join(f"<p>{escape(notice)}</p>" for notice in record["notices"])
     tiles = "".join(
-        _tile(place_of / f"{place}.jpg", finding, why)
+        _tile(place_of / f"{place}.jpg", finding, why, is_2d=record.get("is_2d", False))
         for place, finding, _, why in judged if finding["state"] == "found"
     )  # fmt: skip
     return (
@@ -127,16 +127,17 @@ def _absent(finding: dict[str, Any]) -> str:
     return f"<strong>{escape(finding['phrase'])}</strong> {finding['state'].replace('_', ' ')}{presence}"
 
 
-def _tile(picture: Path, finding: dict[str, Any], why: list[str]) -> str:
+def _tile(picture: Path, finding: dict[str, Any], why: list[str], *, is_2d: bool) -> str:
     phrase, shown = escape(finding["phrase"]), ""
     if picture.is_file():
         data = base64.b64encode(picture.read_bytes()).decode("ascii")
         shown = f'<img alt="{phrase}" src="data:image/jpeg;base64,{data}">'
     sure = [f"{name} {finding[name]:.2f}" for name in ("presence", "confidence") if finding[name] is not None]
+    size = f"{finding['voxels']:,} px" if is_2d else _millilitres(finding["volume_ml"])
     reasons = "".join(f'<div class="why">{escape(reason)}</div>' for reason in why)
     return (
         f'<div class="tile{" look" * bool(why)}">{shown}<div class="text">'
-        f'<div class="name">{phrase}<span>{_millilitres(finding["volume_ml"])}</span></div>'
+        f'<div class="name">{phrase}<span>{size}</span></div>'
         f'<div class="facts">{", ".join(sure)}</div>{reasons}</div></div>'
     )
 
