@@ -47,7 +47,7 @@ def attention(finding: Mapping[str, Any], usual: Usual) -> tuple[float, list[str
     if finding["state"] == "found" and len(volumes) >= ENOUGH:
         middle, distance = _distance(finding["volume_ml"], volumes)
         if distance > UNUSUAL:
-            reasons.append((30.0, f"unusual volume; the cohort's median is {middle:.0f} ml"))
+            reasons.append((30.0, f"unusual volume: {finding['volume_ml'] / middle:.2g} times the cohort's median"))
     presence = finding["presence"]
     if presence is not None and 0.25 <= presence <= 0.75:
         reasons.append((20.0 - 40.0 * abs(presence - 0.5), "unsure whether it is there"))

@@ -81,6 +81,7 @@ def record_of(job: Job, plan: Plan, state: State, code: str, reason: str, report
         "model_notice": report["model"]["notice"] if report else "",
         "device": report["run"]["device"] if report else "",
         "modality": report["input"]["modality"] if report else "",
+        "is_2d": bool(report) and report["input"]["is_2d"],
         "findings": report["findings"] if report else [],
     }
 

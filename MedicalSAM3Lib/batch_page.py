@@ -14,12 +14,12 @@ from MedicalSAM3Lib.atomic import replacing
 from MedicalSAM3Lib.batch_attention import Usual, attention
 from MedicalSAM3Lib.batch_files import PREVIEW, REPORT, THUMBNAILS
 from MedicalSAM3Lib.batch_tables import SUMMARY, Records
+from MedicalSAM3Lib.report import RESEARCH_NOTICE
 
 PAGE = "index.html"
 CASES_PER_PAGE = 100
 FAILED = 1000.0
 """What failed ranks before all findings together."""
-NOTICE = "For research only, not a medical device: a person who can judge them must check all results."
 
 _STYLE = """
 :root{color-scheme:dark}body{margin:0 auto;max-width:1320px;padding:20px;background:#14171a;color:#dde3e8;
@@ -84,7 +84,7 @@ def _head(ranks: list[float], cases: list[dict[str, Any]], number: int, of: int)
         f"<h1>{len(ranks)} case{'s' * (len(ranks) != 1)}</h1>"
         f"<p>{', '.join(f'{count} {what}' for count, what in counts if count)}. What to look at first comes first, "
         f'in the page and in each case. Slices are numbered from 0. All volumes: <a href="{SUMMARY}">{SUMMARY}</a></p>'
-        f'<p class="notice">{escape(" ".join([*filter(None, notices), NOTICE]))}</p>'
+        f'<p class="notice">{escape(" ".join([*filter(None, notices), RESEARCH_NOTICE]))}</p>'
         + (f"<p>Page {links}</p>" if of > 1 else "")
     )
 
@@ -112,7 +112,7 @@ def _case(folder: Path, record: dict[str, Any], usual: Usual) -> str:
     others = ", ".join(_absent(finding) for finding, why in absent if not why)
     notices = "".join(f"<p>{escape(notice)}</p>" for notice in record["notices"])
     tiles = "".join(
-        _tile(place_of / f"{place}.jpg", finding, why)
+        _tile(place_of / f"{place}.jpg", finding, why, is_2d=record.get("is_2d", False))
         for place, finding, _, why in judged if finding["state"] == "found"
     )  # fmt: skip
     return (
@@ -127,16 +127,17 @@ def _absent(finding: dict[str, Any]) -> str:
     return f"<strong>{escape(finding['phrase'])}</strong> {finding['state'].replace('_', ' ')}{presence}"
 
 
-def _tile(picture: Path, finding: dict[str, Any], why: list[str]) -> str:
+def _tile(picture: Path, finding: dict[str, Any], why: list[str], *, is_2d: bool) -> str:
     phrase, shown = escape(finding["phrase"]), ""
     if picture.is_file():
         data = base64.b64encode(picture.read_bytes()).decode("ascii")
         shown = f'<img alt="{phrase}" src="data:image/jpeg;base64,{data}">'
     sure = [f"{name} {finding[name]:.2f}" for name in ("presence", "confidence") if finding[name] is not None]
+    size = f"{finding['voxels']:,} px" if is_2d else _millilitres(finding["volume_ml"])
     reasons = "".join(f'<div class="why">{escape(reason)}</div>' for reason in why)
     return (
         f'<div class="tile{" look" * bool(why)}">{shown}<div class="text">'
-        f'<div class="name">{phrase}<span>{_millilitres(finding["volume_ml"])}</span></div>'
+        f'<div class="name">{phrase}<span>{size}</span></div>'
         f'<div class="facts">{", ".join(sure)}</div>{reasons}</div></div>'
     )
 

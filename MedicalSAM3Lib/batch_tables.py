@@ -43,13 +43,25 @@ def has_parquet() -> bool:
 
 
 def _write_summary(table: Any, records: Records) -> None:
-    """A row a case: its state, why it failed, and for each concept the volume in ml, 0 where it was not found."""
-    phrases = sorted({finding["phrase"] for record in records() for finding in record["findings"]})
-    table.writerow(["case", "state", "reason", *(f"{phrase} (ml)" for phrase in phrases)])
+    """A row a case: its state, why it failed, and the size of each concept, 0 where it was not found."""
+    headings = sorted({heading for record in records() for heading in _sizes(record)})
+    table.writerow(["case", "state", "reason", *headings])
     for record in records():
-        volumes = {one["phrase"]: one["volume_ml"] for one in record["findings"] if one["state"] != "failed"}
-        cells = [f"{volumes[phrase]:.3f}" if phrase in volumes else "" for phrase in phrases]
+        sizes = _sizes(record)
+        cells = [sizes.get(heading, "") for heading in headings]
         table.writerow([record["case"], record["state"], harmless(record["reason"]), *cells])
+
+
+def _sizes(record: dict[str, Any]) -> dict[str, str]:
+    """Heading to size: a volume in ml, or for a picture, which has no thickness, pixels; "" where it failed."""
+    unit = "pixels" if record.get("is_2d") else "ml"  # records of older versions do not say
+    return {f"{one['phrase']} ({unit})": _size(one, unit) for one in record["findings"]}
+
+
+def _size(finding: dict[str, Any], unit: str) -> str:
+    if finding["state"] == "failed":
+        return ""
+    return str(finding["voxels"]) if unit == "pixels" else f"{finding['volume_ml']:.3f}"
 
 
 def harmless(text: str) -> str:

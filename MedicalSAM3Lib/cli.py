@@ -32,6 +32,7 @@ app = typer.Typer(
     name=PROGRAM,
     help="Segment medical volumes and images by typed concepts, with SAM3. For research only.",
     add_completion=False,
+    rich_markup_mode="markdown",  # joins the lines of a paragraph
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -102,7 +103,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, MedicalSAM3Error):
         return error.exit_code, str(error)
     if isinstance(error, _UsageError):
-        return CALL_ERROR, f"{error.format_message().rstrip('.')}. See: {PROGRAM} --help"
+        message = error.format_message()
+        return CALL_ERROR, f"{message}{'' if message.endswith(('.', '?')) else '.'} See: {PROGRAM} --help"
     if isinstance(error, (typer.Abort, KeyboardInterrupt)):
         return CANCELLED, "cancelled."
     if isinstance(error, MemoryError):

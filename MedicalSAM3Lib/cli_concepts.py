@@ -65,7 +65,7 @@ def show(text: Text) -> None:
         ("labelled by", ", ".join(concept.datasets)),
     ):
         if value:
-            print(f"{title:16}{value}")
+            print(f"{title:18}{value}")
 
 
 @app.command()

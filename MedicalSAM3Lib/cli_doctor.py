@@ -83,15 +83,15 @@ def predict(source: Source, concepts: Sequence[str], model: str, settings: Segme
     Raises:
         MedicalSAM3Error: As the run itself would; see ``errors``.
     """
-    from MedicalSAM3Lib import cli_show, files
-
-    with cli_show.waiting("Reading the image"):
-        volume = files.read_volume(source.path, series=source.series, frame=source.frame)
-    from MedicalSAM3Lib import registry  # torch: only once the image is known to be good
-    from MedicalSAM3Lib.estimate import estimate
+    from MedicalSAM3Lib import cli_show, files, registry
     from MedicalSAM3Lib.interpret import check_concepts
 
     check_concepts(concepts)
+    registry.resolve(model)
+    with cli_show.waiting("Reading the image"):
+        volume = files.read_volume(source.path, series=source.series, frame=source.frame)
+    from MedicalSAM3Lib.estimate import estimate  # torch: only once all else is known to be good
+
     with cli_show.waiting("Loading the model"):
         loaded = registry.load_model(model, device=settings.device, speed=settings.speed)
     with cli_show.waiting("Trying a few slices"):

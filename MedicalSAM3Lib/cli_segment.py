@@ -111,18 +111,19 @@ def run(
         MedicalSAM3Error: What a stage cannot do; see ``errors``.
         RunError: A concept failed; the results of the others are written.
     """
-    from MedicalSAM3Lib import cli_show
+    from MedicalSAM3Lib import cli_show, registry
+    from MedicalSAM3Lib.interpret import read_all
 
+    readings = read_all(concepts, verbatim=settings.verbatim)
+    registry.resolve(model)
     notices: list[str] = []
     with cli_show.waiting("Reading the image", quiet=quiet):
         volume = read_source(source, outputs, notices.append)
     check_outputs(outputs, volume)
-    from MedicalSAM3Lib import pipeline, registry  # torch: only once the image is known to be good
-    from MedicalSAM3Lib.interpret import read_all
+    from MedicalSAM3Lib import pipeline  # torch, which takes long to load: only once all else is known to be good
     from MedicalSAM3Lib.resources import resource
     from MedicalSAM3Lib.text import load_tokenizer
 
-    readings = read_all(concepts, verbatim=settings.verbatim)
     # All models read the same words: a concept that is too long need not wait for gigabytes of weights.
     load_tokenizer(resource("tokenizer")).encode([reading.asked for reading in readings])
     with cli_show.waiting("Loading the model", quiet=quiet):

@@ -23,13 +23,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from MedicalSAM3Lib.report import RESEARCH_NOTICE
+
 if TYPE_CHECKING:
     from MedicalSAM3Lib.download import OnBytes
     from MedicalSAM3Lib.model_folder import LoadedModel
     from MedicalSAM3Lib.structures import Finding, Measures, OnProgress
     from MedicalSAM3Lib.structures import Progress as StageProgress
-
-RESEARCH_NOTICE = "For research only, not a medical device: a person who can judge them must check all results."
 
 ROOM_FOR_MEASURES = 100
 """Columns of a window."""
@@ -106,10 +106,17 @@ def _bars(*columns: ProgressColumn, quiet: bool = False, transient: bool = False
 
 
 def show_findings(findings: Sequence[Finding], *, is_2d: bool = False, dice: Mapping[str, float] | None = None) -> None:
-    """Print ``findings_table`` on stdout, with the measures where the window has room for them."""
+    """Print ``findings_table`` on stdout, with the measures where the window has room for them, then ``reasons``."""
     console = Console()
     with_measures = console.width >= ROOM_FOR_MEASURES
     console.print(findings_table(findings, is_2d=is_2d, dice=dice, with_measures=with_measures))
+    show_lines(reasons(findings))
+
+
+def reasons(findings: Iterable[Finding]) -> list[str]:
+    """Why a concept has no mask, a line each: a column for that would be a word wide in a window of 80 characters."""
+    words = {"not_found": "was not found", "failed": "failed"}
+    return [f"'{one.phrase}' {words[one.state]}. {one.reason}" for one in findings if one.reason]
 
 
 def show_lines(lines: Iterable[str]) -> None:
@@ -141,21 +148,24 @@ def findings_table(
         dice: Dice by phrase for a column of its own; a phrase that is not there, or NaN, is left blank.
         with_measures: Show also diameters, except of pictures, and intensity.
     """
-    table = Table("Concept", "State")
-    for heading in ("Presence", "Confidence", "Pixels" if is_2d else "Volume (ml)"):
-        table.add_column(heading, justify="right")
-    if not is_2d:
-        table.add_column("Slices", justify="right")
     with_objects = any(finding.objects for finding in findings)
-    more = [("Objects", with_objects), ("Axial (mm)", with_measures and not is_2d), ("Intensity", with_measures)]
-    more.append(("Dice", dice is not None))
-    for heading, is_shown in more:
+    headings = {
+        "Presence": True,
+        "Confidence": True,
+        "Pixels" if is_2d else "Volume\n(ml)": True,
+        "Slices": not is_2d,
+        "Objects": with_objects,
+        "Axial\n(mm)": with_measures and not is_2d,
+        "Intensity": with_measures,
+        "Dice": dice is not None,
+    }
+    table = Table("Concept")
+    table.add_column("State", no_wrap=True)
+    for heading, is_shown in headings.items():
         if is_shown:
-            table.add_column(heading, justify="right")
-    if any(finding.reason for finding in findings):
-        table.add_column("Why")
+            table.add_column(heading, justify="right", no_wrap=True)
     for finding in findings:
-        table.add_row(*_cells(finding, is_2d, with_objects, with_measures, dice)[: len(table.columns)])
+        table.add_row(*_cells(finding, is_2d, with_objects, with_measures, dice))
     return table
 
 
@@ -176,7 +186,7 @@ def _cells(
     if dice is not None:
         cells.append(_number(dice.get(finding.phrase)))
     # Text, not str: a phrase is shown as it was typed, also where it holds rich's markup.
-    texts = [Text(cell) for cell in [*cells, finding.reason]]
+    texts = [Text(cell) for cell in cells]
     texts[1].stylize(_STATE_STYLES[finding.state])
     return texts
 

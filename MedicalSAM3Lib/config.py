@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from MedicalSAM3Lib.errors import SettingsError
+from MedicalSAM3Lib.faults import fault_line
 
 WINDOW_PRESETS_HU: dict[str, tuple[float, float]] = {
     "soft": (-160.0, 240.0),
@@ -17,12 +19,15 @@ WINDOW_PRESETS_HU: dict[str, tuple[float, float]] = {
 """Lower and upper end in Hounsfield units; level/width: soft 40/400, lung -600/1500, bone 300/1500."""
 
 
+DEVICE_PATTERN = r"^(auto|cpu|mps|cuda(:\d+)?)$"
+
+
 class SegmentSettings(BaseModel):
     """How to segment. Frozen, validated on construction, saved with every result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: str = Field(default="auto", pattern=DEVICE_PATTERN)
     """Where to compute: "auto", "cpu", "mps", "cuda" or "cuda:N"."""
     speed: Literal["fast", "balanced", "exact"] = "balanced"
     """How exactly: "exact" computes in fp32; "balanced" in bf16 where the device is faster with it; "fast" also
@@ -57,6 +62,14 @@ class SegmentSettings(BaseModel):
     memory_budget_gb: float | None = Field(default=None, gt=0.0)
     """Memory for the features of a volume in 10^9 bytes, None = from the machine; what exceeds it lies in a
     temporary file. Changes no result."""
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _device_is_readable(cls, device: object) -> object:
+        """The pattern is for the schema; a person is told in words."""
+        if isinstance(device, str) and not re.search(DEVICE_PATTERN, device):
+            raise ValueError(f"expected auto, cpu, mps, cuda or cuda:N, got {device!r}")
+        return device
 
     @field_validator("window")
     @classmethod
@@ -96,7 +109,4 @@ def make_settings(**values: object) -> SegmentSettings:
     try:
         return SegmentSettings.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "settings"
-        message = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{name}: {message}.") from error
+        raise SettingsError(fault_line(error.errors()[0], "settings")) from error

@@ -88,7 +88,8 @@ def scan_folder(folder: Path, notice: OnNotice | None = None) -> tuple[Series, .
     found = sort_into_series((path for path in files if is_dicom(path)), notice)
     if not found:
         raise InputError(
-            f"Expected a folder with DICOM images, got {len(files)} files and none is one; check the path."
+            f"Expected a folder with DICOM images, got {len(files)} file{'s' * (len(files) != 1)}, and none "
+            "is one; check the path."
         )
     return found
 

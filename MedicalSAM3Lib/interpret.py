@@ -76,7 +76,8 @@ def read_all(concepts: Sequence[str], trained: Trained | None = None, *, verbati
     readings = []
     for phrase in concepts:
         if not normalise(phrase):
-            raise PromptError("Expected a concept such as 'liver', got an empty one; type what to look for.")
+            got = f"'{phrase}', in which is no word" if phrase.strip() else "an empty one"
+            raise PromptError(f"Expected a concept such as 'liver', got {got}; type what to look for.")
         reading = read_phrase(phrase, trained, verbatim=verbatim)
         key = reading.concept.concept_id if reading.concept else normalise(phrase)
         if key in seen:

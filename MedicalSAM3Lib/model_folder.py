@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from MedicalSAM3Lib.architecture import CONFIG_FILE, architecture_of, from_config, read_json, to_config
 from MedicalSAM3Lib.atomic import require_space, swap_folders
 from MedicalSAM3Lib.errors import OutputError, WeightsError
+from MedicalSAM3Lib.faults import fault_line
 from MedicalSAM3Lib.text import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -241,9 +242,8 @@ def _read_specs(folder: Path) -> tuple[PreprocessSpec, PresenceSpec]:
             PresenceSpec.model_validate(read_json(folder / PRESENCE_FILE)),
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(f"{error.title} of '{folder.name}': {where}: {first['msg']}.") from error
+        line = fault_line(error.errors()[0], "the whole file")
+        raise WeightsError(f"{error.title} of '{folder.name}': {line}") from error
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:

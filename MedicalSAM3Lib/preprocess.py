@@ -2,7 +2,7 @@
 
 Inference (``stack.py``) and the training loader call the same functions:
 
-    value_ranges -> channels_of -> square_canvas(...).resize -> normalise       slices to model input
+    value_ranges -> channel_of -> square_canvas(...).resize -> normalise       slices to model input
     square_canvas(...).restore                                                  mask logits to slices
 
 Shapes: n slices, H W picture rows and columns, S side of the model input, s side of the model's masks.
@@ -105,19 +105,14 @@ def apply_window(array: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip(scaled, 0.0, 1.0, out=scaled)
 
 
-def channels_of(modality: str, spec: PreprocessSpec, slices: np.ndarray, ranges: Ranges | None = None) -> np.ndarray:
-    """Make the three channels of each picture: float32 ``(n, 3, H, W)``, 0..1.
+def channel_of(slices: np.ndarray, channel: int, ranges: Ranges) -> np.ndarray:
+    """Make one of the three channels of each picture: float32 ``(n, H, W)``, 0..1.
 
     Args:
         slices: Grey ``(n, H, W)`` or colour ``(n, H, W, 3)``, stored values.
-        ranges: ``value_ranges`` of the whole volume; None takes ``slices`` for the whole volume.
+        channel: 0, 1 or 2.
+        ranges: ``value_ranges`` of the whole volume.
     """
-    ranges = ranges or value_ranges(slices, modality, spec)
-    return np.stack([channel_of(slices, channel, ranges) for channel in range(3)], axis=1)
-
-
-def channel_of(slices: np.ndarray, channel: int, ranges: Ranges) -> np.ndarray:
-    """Make one channel of each picture: float32 ``(n, H, W)``, 0..1."""
     plane = slices[..., channel] if slices.ndim == 4 else slices
     return apply_window(plane, *ranges[channel])
 

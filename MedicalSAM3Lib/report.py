@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from MedicalSAM3Lib.model_folder import LoadedModel
 
 SCHEMA_VERSION = "1"
+RESEARCH_NOTICE = "For research only, not a medical device: a person who can judge them must check all results."
+"""Stands beside every result that a person is shown."""
 
 
 @dataclass(frozen=True, slots=True)

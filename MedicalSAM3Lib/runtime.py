@@ -153,8 +153,11 @@ def _device(wanted: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     device = torch.device(wanted)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise SettingsError(f"device: expected one of {count} CUDA devices, got '{wanted}'; use 'auto' or 'cpu'.")
+        there = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+        raise SettingsError(
+            f"device: expected {there or 'auto or cpu, because PyTorch sees no CUDA device here'}, got '{wanted}'; "
+            "see medsam3 doctor."
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise SettingsError("device: this machine has no MPS; use 'auto' or 'cpu'.")
     return device

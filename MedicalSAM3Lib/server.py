@@ -22,6 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from MedicalSAM3Lib import __version__, routes_about, routes_jobs, routes_page, routes_volumes
 from MedicalSAM3Lib.engine_port import Engines
+from MedicalSAM3Lib.faults import what_is_wrong
 from MedicalSAM3Lib.front import Front
 from MedicalSAM3Lib.guard import Guard
 from MedicalSAM3Lib.refusals import Refused, one_line
@@ -85,7 +86,7 @@ def create_app(settings: ServerSettings, engines: Engines, spool: Spool | None =
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Every error is a code and a sentence; none shows a path, a value that was sent, or a traceback."""
+    """Every error is a code and a sentence; none shows a path, a traceback, or what pydantic was given."""
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
@@ -100,8 +101,8 @@ def _answer_errors(app: FastAPI) -> None:
         # "json_invalid" has the place in the text instead of a name.
         name = one_line(".".join(place[1:])) if first["type"] != "json_invalid" else "body"
         code = {"concepts": "concept", "settings": "settings"}.get(place[1] if len(place) > 1 else "", "request")
-        message = str(first["msg"]).removeprefix("Value error, ")
-        return JSONResponse(Refused(422, code, f"{name}: {message}.").body(), 422)
+        fault = {part: value for part, value in first.items() if part != "input"}
+        return JSONResponse(Refused(422, code, f"{name}: {what_is_wrong(fault)}.").body(), 422)
 
 
 def _schema(app: FastAPI) -> dict[str, Any]:

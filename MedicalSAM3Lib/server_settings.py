@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from MedicalSAM3Lib.errors import SettingsError
+from MedicalSAM3Lib.faults import fault_line
 from MedicalSAM3Lib.tokens import TOKEN_VARIABLE, Token, load_tokens
 
 PREFIX = "MEDSAM3_SERVER_"
@@ -167,9 +168,7 @@ def make_server_settings(**values: Any) -> ServerSettings:
     try:
         return ServerSettings.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        name = ".".join(str(part) for part in first["loc"]) or "server"
-        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}.") from error
+        raise SettingsError(fault_line(error.errors(include_input=False)[0], "server")) from error
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -55,11 +55,6 @@ class Surface:
     points_lps_mm: np.ndarray
     triangles: np.ndarray
 
-    @property
-    def volume_mm3(self) -> float:
-        """What it encloses; negative if the triangles faced inward."""
-        return _volume(self.points_lps_mm, self.triangles)
-
 
 def check_surface(path: Path, volume: Volume | None = None) -> None:
     """Check, before anything is computed, that a surface can be made and written there.

@@ -41,7 +41,6 @@ CLIENTS = 32
 CUT_SHARE = 0.1
 REPEATS = 3
 BUSY_SLICES = 400
-HEALTH_AIM_MS = 50.0
 
 SPEED = ("What", "Seconds", "Times the first")
 HEALTH = ("/health while", "Requests", "Median (ms)", "p99 (ms)", "Most (ms)")

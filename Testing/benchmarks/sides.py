@@ -93,7 +93,6 @@ SIDES: Mapping[str, Callable[[LoadedModel], Side]] = {
     "video": video,
     "video_with_our_detections": video_with_our_detections,
 }
-NEED_A_TRACKER = ("video", "video_with_our_detections")
 
 
 def measure(side: str, model_name: str, case_name: CaseName, settings: SegmentSettings) -> Measured:

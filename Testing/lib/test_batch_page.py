@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import tracemalloc
@@ -14,8 +15,8 @@ import pytest
 from MedicalSAM3Lib import batch_page, batch_tables, cli_batch
 from MedicalSAM3Lib.batch_attention import Usual, attention
 from MedicalSAM3Lib.batch_cases import find_cases
-from MedicalSAM3Lib.batch_page import NOTICE
 from MedicalSAM3Lib.errors import RunError
+from MedicalSAM3Lib.report import RESEARCH_NOTICE
 from Testing.lib.batch_engine import ThreadEngines
 from Testing.lib.batch_run import without_pictures
 from Testing.lib.batch_world import PLAN, lesion, three_images
@@ -48,10 +49,10 @@ def test_manifest_and_page_say_what_to_look_at_first(images: Path, tmp_path: Pat
     reason = "Expected an image, got an empty file: z; copy or export it again."
     assert re.findall("<td>(.*?)</td>", page) == ["z", reason]
     assert re.findall("<h2>(.*?)<small>", page)[:2] == ["odd", "a"]
-    assert "unusual volume; the cohort&#x27;s median" in page
+    assert " times the cohort&#x27;s median" in page
     assert page.count("<strong>&lt;b&gt;</strong> not found") == 8
     assert "<b>" not in page
-    assert page.index(NOTICE) < page.index("<table>") < page.index("<section")
+    assert page.index(RESEARCH_NOTICE) < page.index("<table>") < page.index("<section")
     assert not re.search(r"(src|href)=\"(https?:)?//", page)
     assert page.count("data:image/jpeg;base64,") == 8
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -84,7 +85,7 @@ def record(case: str, **finding: Any) -> dict[str, Any]:
         ({}, []),
         ({"state": "failed", "reason": "no memory"}, ["no memory"]),
         ({"state": "not_found", "presence": 0.1, "confidence": None}, ["not found, but in 6 of 7 cases"]),
-        ({"volume_ml": 700.0}, ["unusual volume; the cohort's median is 1500 ml"]),
+        ({"volume_ml": 700.0}, ["unusual volume: 0.47 times the cohort's median"]),
         ({"presence": 0.6}, ["unsure whether it is there"]),
         ({"confidence": 0.4}, ["low confidence"]),
         ({"review_slices": [4]}, ["look at slice 4"]),
@@ -98,6 +99,24 @@ def test_what_a_person_should_look_at_is_said_with_its_reason(finding: dict[str,
     score, reasons = attention(odd["findings"][0], usual)
     assert reasons == why
     assert (score > 0) == bool(why)
+
+
+def test_a_picture_has_pixels_and_no_millilitres(tmp_path: Path) -> None:
+    def records() -> Iterator[dict[str, Any]]:
+        yield record("photo", voxels=2182, volume_ml=2.182) | {"is_2d": True}
+        yield record("volume")
+
+    batch_tables.write_tables(tmp_path, records)
+    batch_page.write_pages(tmp_path, records)
+    table = list(csv.reader((tmp_path / "summary.csv").read_text(encoding="utf-8").splitlines()))
+    assert table == [
+        ["case", "state", "reason", "liver (ml)", "liver (pixels)"],
+        ["photo", "done", "", "", "2182"],
+        ["volume", "done", "", "1500.000", ""],
+    ]
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "<span>2,182 px</span>" in page
+    assert "<span>1500 ml</span>" in page
 
 
 def test_tables_and_pages_hold_few_cases_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,8 +280,14 @@ def test_an_output_that_cannot_be_is_refused_before_the_model_is_loaded(
         (["segment", "a.nii.gz", "-c", "liver", "--slices", "5:5"], "5:5"),
         (["segment", "a.nii.gz", "-c", "liver", "--roi", "1,2,3"], "I0,I1"),
         (["segment", "a.nii.gz", "-c", "liver", "--window", "wide"], "wide"),
-        (["segment", "a.nii.gz", "-c", "liver", "--device", "abacus"], "device"),
-        (["segmment"], "segmment"),
+        (["segment", "a.nii.gz", "-c", "liver", "--device", "abacus"], "cuda:N, got 'abacus'."),
+        (["segment", "a.nii.gz", "-c", "liver", "--speed", "quick"], "'exact', got 'quick'."),
+        (["segment", "a.nii.gz", "-c", "liver", "--presence-threshold", "3"], "equal to 1, got 3.0."),
+        (["segment", "a.nii.gz", "-c", "liver", "-c", "Liver"], "each concept once"),
+        (["segment", "a.nii.gz", "-c", " "], "an empty one"),
+        (["segment", "a.nii.gz", "-c", "?!"], "'?!', in which is no word"),
+        (["segment", "a.nii.gz", "-c", "liver", "--model", "none"], "'none'"),
+        (["segmment"], "'segment'? See: medsam3 --help"),
         (["models", "eat"], "eat"),
     ],
 )
@@ -354,6 +360,11 @@ def test_version_and_help_answer(call: Call) -> None:
         code, out, err = call(*words)
         assert (code, err) == (0, "")
         assert "Usage: medsam3" in out
+
+
+def test_the_lines_of_a_docstring_are_no_lines_of_the_help(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "2 when the call or the input cannot be used" in call("segment", "--help")[1]
 
 
 def test_every_setting_has_an_option() -> None:

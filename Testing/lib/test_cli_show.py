@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from MedicalSAM3Lib.cli_show import RESEARCH_NOTICE, byte_bar, findings_table, model_notices, progress_bars, waiting
+from MedicalSAM3Lib.cli_show import (
+    RESEARCH_NOTICE,
+    byte_bar,
+    findings_table,
+    model_notices,
+    progress_bars,
+    reasons,
+    show_findings,
+    waiting,
+)
 from MedicalSAM3Lib.structures import Finding, Measures, ObjectPart, Progress
 
 FOUND = Finding("[red]liver", "found", presence=0.987, confidence=0.5, voxels=120, volume_ml=1.26, slice_range=(3, 7))
@@ -31,9 +40,21 @@ def row_of(lines: list[str], phrase: str) -> list[str]:
 
 def test_each_finding_has_a_row_in_the_order_asked() -> None:
     lines = shown([FOUND, ABSENT, FAILED])
-    assert row_of(lines, "liver") == ["[red]liver", "found", "0.99", "0.50", "1.3", "3-7", ""]
-    assert row_of(lines, "brain") == ["brain", "not found", "0.02", "", "", "", "presence below 0.50"]
-    assert row_of(lines, "spleen") == ["spleen", "failed", "", "", "", "", "not a number"]
+    assert row_of(lines, "liver") == ["[red]liver", "found", "0.99", "0.50", "1.3", "3-7"]
+    assert row_of(lines, "brain") == ["brain", "not found", "0.02", "", "", ""]
+    assert row_of(lines, "spleen") == ["spleen", "failed", "", "", "", ""]
+
+
+def test_why_a_concept_has_no_mask_is_a_line_of_its_own_and_no_word_is_cut_at_80_characters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert reasons([FOUND, FAILED]) == ["'spleen' failed. not a number"]
+    show_findings([FOUND, replace(ABSENT, phrase="inferior vena cava")], dice={"[red]liver": 0.914})
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert "│ not found │" in out
+    assert out.splitlines()[-1] == "'inferior vena cava' was not found. presence below 0.50"
 
 
 def test_a_photograph_shows_pixels_and_no_slices() -> None:
@@ -46,8 +67,8 @@ def test_objects_are_counted_where_they_were_kept_apart() -> None:
     for is_2d in (False, True):
         lines = shown([ribs, ABSENT], is_2d=is_2d)
         assert any("Objects" in line for line in lines)
-        assert row_of(lines, "rib")[-2:] == ["3", ""]
-        assert row_of(lines, "brain")[-2:] == ["", "presence below 0.50"]
+        assert row_of(lines, "rib")[-1] == "3"
+        assert row_of(lines, "brain")[-1] == ""
     assert not any("Objects" in line for line in shown([FOUND]))
 
 
@@ -55,8 +76,8 @@ def test_measures_are_shown_where_there_is_room_for_them() -> None:
     measures = Measures(41.4, 22.6, 5, 50.0, (0.0, 1.0, 2.0), -12.345, 6.789)
     liver = replace(FOUND, measures=measures)
     lines = shown([liver, ABSENT], with_measures=True)
-    assert row_of(lines, "liver")[6:] == ["41 x 23", "-12.35 ± 6.79", ""]
-    assert row_of(lines, "brain")[6:8] == ["", ""]
+    assert row_of(lines, "liver")[6:] == ["41 x 23", "-12.35 ± 6.79"]
+    assert row_of(lines, "brain")[6:] == ["", ""]
     colour = replace(FOUND, measures=replace(measures, intensity_mean=None, intensity_sd=None))
     assert row_of(shown([liver], is_2d=True, with_measures=True), "liver")[-1] == "-12.35 ± 6.79"
     assert row_of(shown([colour], is_2d=True, with_measures=True), "liver")[-1] == ""

@@ -187,7 +187,7 @@ def test_a_multi_frame_file_asks_for_a_frame(tmp_path: Path) -> None:
 def test_a_folder_without_dicom_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "got 0 files")
     (tmp_path / "notes.txt").write_text("x")
-    refused(tmp_path, "got 1 files and none is one")
+    refused(tmp_path, "got 1 file, and none is one")
     with pytest.raises(InputError, match="not a folder"):
         list_series(tmp_path / "notes.txt")
 

@@ -38,8 +38,17 @@ def test_importing_the_parts_of_the_command_line_loads_nothing_heavy(repository:
     assert loaded_by(repository, "import MedicalSAM3Lib.doctor, MedicalSAM3Lib.demo").isdisjoint(HEAVY)
 
 
-def test_a_wrong_input_is_refused_before_torch_is_loaded(repository: Path) -> None:
-    asked = "from MedicalSAM3Lib.cli import main\nassert main(['segment', 'gone.nii', '-c', 'liver']) == 2"
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["segment", "gone.nii", "-c", "liver"],
+        ["segment", "README.md", "-c", ""],
+        ["segment", "README.md", "-c", "liver", "-m", "none"],
+        ["doctor", "--volume", "gone.nii", "-c", "liver"],
+    ],
+)
+def test_a_wrong_call_is_refused_before_torch_is_loaded(repository: Path, words: list[str]) -> None:
+    asked = f"from MedicalSAM3Lib.cli import main\nassert main({words}) == 2"
     assert loaded_by(repository, asked).isdisjoint({"torch", "transformers"})
 
 

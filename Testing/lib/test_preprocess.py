@@ -14,7 +14,7 @@ from MedicalSAM3Lib.preprocess import (
     PreprocessSpec,
     apply_window,
     body_box,
-    channels_of,
+    channel_of,
     modality_of,
     normalise,
     square_canvas,
@@ -28,6 +28,12 @@ SPEC = PreprocessSpec(
 
 sides = st.integers(1, 60)
 spacings = st.floats(0.2, 8.0)
+
+
+def channels_of(modality: str, spec: PreprocessSpec, slices: np.ndarray) -> np.ndarray:
+    """All channels of pictures that are a whole volume."""
+    ranges = value_ranges(slices, modality, spec)
+    return np.stack([channel_of(slices, channel, ranges) for channel in range(3)], axis=1)
 
 
 def test_both_ends_of_a_window_and_what_lies_beyond():

@@ -194,6 +194,7 @@ def test_degenerate_volumes_are_drawn(tmp_path: Path, shape: tuple[int, int, int
     volume = Volume(np.zeros(shape, np.float32), np.eye(4))
     everything = {"x": np.s_[:, :, :]}
     preview.write_preview(tmp_path / "x.png", volume, found(volume, everything))
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_phrases_beyond_the_font_and_beyond_the_width(tmp_path: Path) -> None:

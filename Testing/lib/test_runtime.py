@@ -28,7 +28,7 @@ def test_balanced_is_bfloat16_where_the_cpu_multiplies_it(monkeypatch, is_native
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(SettingsError, match="expected one of 1 CUDA devices, got 'cuda:1'"):
+    with pytest.raises(SettingsError, match="expected cuda:0, got 'cuda:1'"):
         pick_runtime(make_settings(device="cuda:1"))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(SettingsError, match="no MPS"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from MedicalSAM3Lib.config import make_settings
 from MedicalSAM3Lib.errors import SettingsError
-from MedicalSAM3Lib.preprocess import PreprocessSpec, channels_of, normalise, square_canvas
+from MedicalSAM3Lib.preprocess import PreprocessSpec, channel_of, normalise, square_canvas
 from MedicalSAM3Lib.stack import prepare, prepare_all
 from MedicalSAM3Lib.structures import Volume
 from Testing.lib.phantoms import oblique_affine
@@ -30,7 +30,7 @@ def test_a_batch_is_what_the_training_loader_makes_of_the_same_slices():
     stack = prepare(volume, SPEC, make_settings())
     body = volume.array[3:5, 5:35, 10:45]  # 10 mm are 5 pixels
     ranges = SPEC.windows["CT"]
-    pictures = torch.from_numpy(channels_of("CT", SPEC, body, ranges))
+    pictures = torch.from_numpy(np.stack([channel_of(body, channel, ranges) for channel in range(3)], axis=1))
     expected = normalise(square_canvas((30, 35), (2.0, 2.0), 48).resize(pictures), SPEC)
     torch.testing.assert_close(stack.batch(slice(3, 5), CPU), expected)
 
