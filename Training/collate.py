@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,7 +66,7 @@ class Clips:
         given_at: On which G slices of each clip.
         clip_of: int64 ``(B,)``, the clip that each object is in.
         count: Number of clips.
-        shown: bool ``(B, T)`` in main memory, where ``masks`` are not empty; found when a batch is made.
+        shown: bool ``(B, T)``, where ``masks`` are not empty; found when a batch is made.
     """
 
     masks: Tensor
@@ -73,7 +74,7 @@ class Clips:
     given_at: tuple[int, ...]
     clip_of: Tensor
     count: int
-    shown: Tensor
+    shown: np.ndarray
 
     def to(self, device: torch.device | str) -> Clips:
         """The same on ``device``."""
@@ -97,7 +98,7 @@ class Clips:
             given_at=clips[0].given_at,
             clip_of=torch.arange(len(clips)).repeat_interleave(sizes),
             count=len(clips),
-            shown=masks.flatten(2).any(2),
+            shown=masks.flatten(2).any(2).numpy(),
         )
 
 

@@ -28,7 +28,7 @@ from Training.mask_losses import full_precision
 from Training.matchers import match_hungarian
 from Training.query_losses import stack_layers
 from Training.targets import Counts
-from Training.transfer import to_device
+from Training.transfer import in_memory, to_device
 
 FOUND = 0.5
 """Score times presence from which on a teacher's query is an object, as in the pipeline."""
@@ -99,7 +99,7 @@ class Teacher:
 
     def taught(self, batch: Batch) -> np.ndarray:
         """Which pairs the teacher is listened to on: bool ``(B,)``."""
-        known: np.ndarray = batch.states.numpy() != LabelState.UNKNOWN
+        known: np.ndarray = in_memory(batch.states) != LabelState.UNKNOWN
         return np.ones_like(known) if self.config.unknown else known
 
 

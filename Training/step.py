@@ -133,7 +133,7 @@ class TrainStep(nn.Module):
         self.model = model
         self._losses = losses
         self._autocast = autocast
-        self._teacher = teacher
+        self.teacher = teacher
 
     def forward(self, batch: Batch, phrases: Phrases, counts: Counts | None = None) -> dict[str, Tensor]:
         """Weighted scalar terms; their sum is what is optimised.
@@ -162,8 +162,8 @@ class TrainStep(nn.Module):
         if losses.detector:
             counts = counts or global_counts(batch)
             terms |= compute_losses(outputs, batch, losses, counts)
-            if self._teacher is not None and lesson is not None:
-                taught, weight = self._teacher.taught(batch), self._teacher.config.weight
+            if self.teacher is not None and lesson is not None:
+                taught, weight = self.teacher.taught(batch), self.teacher.config.weight
                 terms |= distil_terms(outputs, lesson, taught, weight, losses, counts)
         if batch.clips is not None:
             clips, asked = batch.clips, asked_at(batch.clips, batch.clips.masks.shape[1])
@@ -173,10 +173,10 @@ class TrainStep(nn.Module):
         return {name: term.clone() for name, term in terms.items()}
 
     def _lesson(self, batch: Batch, phrases: Phrases) -> Lesson | None:
-        if self._teacher is None:
+        if self.teacher is None:
             return None
         asked = phrases.input_ids, phrases.attention_mask, phrases.pair_phrase
-        return self._teacher.say(batch, *asked, masks=self._losses.with_masks)
+        return self.teacher.say(batch, *asked, masks=self._losses.with_masks)
 
     def _trunk(self, images: Tensor) -> Tensor:
         """Trunk tokens; without a graph where the detector learns nothing."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from Training.collate import Batch, LabelState
-from Training.transfer import to_device
+from Training.transfer import in_memory, to_device
 
 # Keeps the mean over no pair at all finite; the package's constant, so that the numbers agree.
 NO_PAIR = 1e-6
@@ -64,14 +64,14 @@ class Targets:
 def read_targets(batch: Batch) -> Targets:
     """Leave out the objects of unknown pairs; present is what has an object with an area."""
     known, mine, present = _states(batch)
-    device, pairs = batch.images.device, batch.object_pair.numpy()[mine]
+    device, pairs = batch.images.device, in_memory(batch.object_pair)[mine]
     masks = batch.masks if mine.all() else batch.masks[to_device(np.flatnonzero(mine), device)]
     return Targets(
         known=to_device(known, device),
         present=to_device(present, device),
         present_rows=to_device(np.flatnonzero(present), device),
         absent_rows=to_device(np.flatnonzero(known & ~present), device),
-        boxes_cxcywh=to_device(batch.boxes_cxcywh.numpy()[mine], device),
+        boxes_cxcywh=to_device(in_memory(batch.boxes_cxcywh)[mine], device),
         masks=masks,
         object_pair=to_device(pairs, device),
         pairs=pairs,
@@ -104,8 +104,8 @@ def totals(
 
 def _states(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which pairs are known (B,), which objects belong to one (T,), which pairs are present (B,)."""
-    object_pair, boxes = batch.object_pair.numpy(), batch.boxes_cxcywh.numpy()
-    known = batch.states.numpy() != LabelState.UNKNOWN
+    object_pair, boxes = in_memory(batch.object_pair), in_memory(batch.boxes_cxcywh)
+    known = in_memory(batch.states) != LabelState.UNKNOWN
     mine = known[object_pair]
     present = np.zeros_like(known)
     present[object_pair[mine & (boxes[:, 2:] > 0).all(1)]] = True

@@ -45,17 +45,17 @@ class TrackLossConfig(BaseModel):
 
 
 def track_losses(
-    answers: Sequence[Answer], masks_btss: Tensor, shown_bt: Tensor, config: TrackLossConfig
+    answers: Sequence[Answer], masks_btss: Tensor, shown_bt: np.ndarray, config: TrackLossConfig
 ) -> dict[str, Tensor]:
     """Named, weighted terms, means over the tracked slices of all ranks.
 
     Args:
         answers: On T slices.
         masks_btss: Truth there, bool ``(B, T, S, S)``.
-        shown_bt: Where it is not empty, bool ``(B, T)`` in main memory.
+        shown_bt: Where it is not empty, bool ``(B, T)``.
         config: Weights.
     """
-    truth, on_slice = masks_btss.flatten(0, 1), shown_bt.flatten().numpy()
+    truth, on_slice = masks_btss.flatten(0, 1), shown_bt.ravel()
     logits, iou, here = _offered(answers)
     present = to_device(np.flatnonzero(on_slice), logits.device)
     (of_slices, of_shown), ranks = totals([len(on_slice), on_slice.sum()], logits.device)

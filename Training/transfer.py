@@ -25,3 +25,8 @@ def to_device(values: np.ndarray | Tensor, device: torch.device | str) -> Tensor
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def in_memory(tensor: Tensor) -> np.ndarray:
+    """A tensor of main memory as an array, to be read; also where tensors are fake, and this one is not."""
+    return np.from_dlpack(tensor)

@@ -16,7 +16,6 @@ from Testing.training.tiny_world import FakeTokenizer, SquareSource, tiny_config
 from Training.collate import Batch, LabelState
 from Training.config import make_config
 from Training.distil import DistilConfig, Teacher, load_teacher
-from Training.dry_run import dry_run
 from Training.step import Phrases, TrainStep, encode_phrases, freeze_idle
 from Training.targets import global_counts
 
@@ -159,7 +158,5 @@ def test_a_teacher_that_reads_otherwise_is_refused(monkeypatch: pytest.MonkeyPat
 def test_what_a_teacher_does_not_go_with_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"distil\.teacher: expected a detector that learns"):
         tiny_config(tmp_path, distil={"teacher": "big"}, losses={"detector": False})
-    with pytest.raises(SettingsError, match="expected a run without a teacher"):
-        dry_run(tiny_config(tmp_path, distil={"teacher": "big"}), None, tiny_model(), None)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match=r"distil\.weight"):
         make_config({**tiny_config(tmp_path).model_dump(), "distil": {"weight": 0.0}})

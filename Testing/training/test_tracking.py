@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -46,8 +47,8 @@ def tokens(clips: int = 2, length: int = 4) -> Tensor:
     return torch.randn(clips, length, 16, 32, generator=torch.Generator().manual_seed(3))
 
 
-def shown(truth: Tensor) -> Tensor:
-    return truth.flatten(2).any(2)
+def shown(truth: Tensor) -> np.ndarray:
+    return truth.flatten(2).any(2).numpy()
 
 
 def clips_of(truth: Tensor, given_at: tuple[int, ...] = (0,)) -> Clips:
