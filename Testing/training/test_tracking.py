@@ -217,9 +217,14 @@ def test_a_new_tracker_fits_the_detector_and_leaves_it_alone() -> None:
     assert answers[0].logits.shape == (2, 16, 16)
 
 
-def test_a_tracker_is_not_replaced_and_its_keys_are_known(model: MedicalSam3) -> None:
+def test_a_tracker_is_replaced_only_where_asked_and_its_keys_are_known(model: MedicalSam3) -> None:
     with pytest.raises(SettingsError, match="expected a model without a tracker"):
         with_tracker(model, {})
+    anew = with_tracker(model, {"memory_attention_num_layers": 1}, replace=True)
+    assert anew.tracker_config is not None
+    assert anew.tracker_config.memory_attention_num_layers == 1
+    for name, value in model.detector_model.state_dict().items():
+        assert torch.equal(anew.detector_model.state_dict()[name], value), name
     with pytest.raises(SettingsError, match="expected keys of Sam3TrackerVideoConfig, got memmory"):
         make_tracker(model.config, {"memmory": 1})
 
