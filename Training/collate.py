@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from Training.transfer import to_device
 
 
 class LabelState(IntEnum):
@@ -63,6 +66,7 @@ class Clips:
         given_at: On which G slices of each clip.
         clip_of: int64 ``(B,)``, the clip that each object is in.
         count: Number of clips.
+        shown: bool ``(B, T)``, where ``masks`` are not empty; found when a batch is made.
     """
 
     masks: Tensor
@@ -70,6 +74,7 @@ class Clips:
     given_at: tuple[int, ...]
     clip_of: Tensor
     count: int
+    shown: np.ndarray
 
     def to(self, device: torch.device | str) -> Clips:
         """The same on ``device``."""
@@ -77,7 +82,7 @@ class Clips:
             self,
             masks=self.masks.to(device, non_blocking=True),
             given=self.given.to(device, non_blocking=True),
-            clip_of=self.clip_of.to(device),
+            clip_of=to_device(self.clip_of, device),
         )
 
     @classmethod
@@ -86,18 +91,20 @@ class Clips:
         if not clips:
             return None
         sizes = torch.tensor([len(clip.masks) for clip in clips])
+        masks = torch.cat([clip.masks for clip in clips])
         return cls(
-            masks=torch.cat([clip.masks for clip in clips]),
+            masks=masks,
             given=torch.cat([clip.given for clip in clips]),
             given_at=clips[0].given_at,
             clip_of=torch.arange(len(clips)).repeat_interleave(sizes),
             count=len(clips),
+            shown=masks.flatten(2).any(2).numpy(),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Packed samples.
+    """Packed samples. What is known of their pairs stays in main memory: it decides what the loss reads.
 
     Attributes:
         images: ``(N, 3, S, S)``.
@@ -120,16 +127,13 @@ class Batch:
     clips: Clips | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with its tensors on ``device``."""
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            self.phrases,
-            self.pair_slice.to(device),
-            self.states.to(device),
-            self.boxes_cxcywh.to(device),
-            self.masks.to(device, non_blocking=True),
-            self.object_pair.to(device),
-            None if self.clips is None else self.clips.to(device),
+        """The same batch with its pictures on ``device``, and the pair_slice by which they are read."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            pair_slice=to_device(self.pair_slice, device),
+            masks=self.masks.to(device, non_blocking=True),
+            clips=None if self.clips is None else self.clips.to(device),
         )
 
     def split(self, count: int) -> list[Batch]:

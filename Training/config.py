@@ -40,12 +40,14 @@ class ModelConfig(_Frozen):
         start_from: Model folder, checkpoint file or name that the registry knows; "" for a new network.
         architecture: Keys of ``transformers``' ``Sam3Config`` for a new network.
         tracker: Keys of ``Sam3TrackerVideoConfig`` for a new tracker, where the network has none.
+        replace_tracker: Begin the tracker anew also where the network has one.
         tokenizer: Folder of the tokenizer of a new network; "" for the project's own.
     """
 
     start_from: str = ""
     architecture: dict[str, Any] | None = None
     tracker: dict[str, Any] | None = None
+    replace_tracker: bool = False
     tokenizer: str = ""
 
     @model_validator(mode="after")

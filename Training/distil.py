@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.nn import functional
 from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.text import Tokenizer
+from Training import transfer
 from Training.boxes import cxcywh_to_xyxy, overlap
 from Training.collate import Batch, LabelState
 from Training.forward import Outputs, forward_train
@@ -26,6 +28,7 @@ from Training.mask_losses import full_precision
 from Training.matchers import match_hungarian
 from Training.query_losses import stack_layers
 from Training.targets import Counts
+from Training.transfer import in_memory, to_device
 
 FOUND = 0.5
 """Score times presence from which on a teacher's query is an object, as in the pipeline."""
@@ -51,14 +54,15 @@ class DistilConfig(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Lesson:
     """What the teacher says: presence ``(B,)`` and map ``(B, H, W)`` as logits, and of its objects, in the order of
-    their pairs: boxes ``(T, 4)``, scores ``(T,)`` 0..1, mask logits ``(T, H, W)``."""
+    their pairs: boxes ``(T, 4)``, scores ``(T,)`` 0..1, mask logits ``(T, H, W)`` and, in main
+    memory, the pair of each."""
 
     presence: Tensor
     semantic: Tensor | None
     boxes_cxcywh: Tensor
     scores: Tensor
     masks: Tensor | None
-    object_pair: Tensor
+    object_pair: np.ndarray
 
 
 class Teacher:
@@ -81,23 +85,22 @@ class Teacher:
         last = said.layers[-1]
         assert last.presence is not None
         scores = full_precision(last.logits).sigmoid() * full_precision(last.presence).sigmoid()[:, None]
-        pair, query = torch.nonzero((scores > FOUND) & self.taught(batch)[:, None], as_tuple=True)
+        (found,) = transfer.to_host(scores)
+        pairs, queries = np.nonzero((found > FOUND) & self.taught(batch)[:, None])
+        pair, query = to_device(np.stack([pairs, queries]), scores.device).unbind()
         return Lesson(
             presence=full_precision(last.presence),
             semantic=None if said.semantic is None else full_precision(said.semantic),
             boxes_cxcywh=full_precision(last.boxes_cxcywh)[pair, query],
             scores=full_precision(last.logits).sigmoid()[pair, query],
             masks=None if said.instances is None else full_precision(said.instances[pair, query]),
-            object_pair=pair,
+            object_pair=pairs,
         )
 
-    def taught(self, batch: Batch) -> Tensor:
-        """Which pairs the teacher is listened to on ``(B,)``."""
-        return (
-            torch.ones_like(batch.states, dtype=torch.bool)
-            if self.config.unknown
-            else batch.states != LabelState.UNKNOWN
-        )
+    def taught(self, batch: Batch) -> np.ndarray:
+        """Which pairs the teacher is listened to on: bool ``(B,)``."""
+        known: np.ndarray = in_memory(batch.states) != LabelState.UNKNOWN
+        return np.ones_like(known) if self.config.unknown else known
 
 
 def load_teacher(config: DistilConfig, tokenizer: Tokenizer, device: torch.device) -> Teacher | None:
@@ -121,7 +124,7 @@ def load_teacher(config: DistilConfig, tokenizer: Tokenizer, device: torch.devic
 
 
 def distil_terms(
-    outputs: Outputs, lesson: Lesson, taught: Tensor, weight: float, losses: LossConfig, counts: Counts
+    outputs: Outputs, lesson: Lesson, taught: np.ndarray, weight: float, losses: LossConfig, counts: Counts
 ) -> dict[str, Tensor]:
     """Weighted scalar terms of what the student says otherwise than its teacher, for each known pair of the batch.
 
@@ -135,21 +138,23 @@ def distil_terms(
     """
     branch = stack_layers(outputs.layers[-1:])
     assert branch.presence is not None
-    terms = {"distil_presence": _soft(branch.presence[0], lesson.presence)[taught].sum()}
+    rows = to_device(np.flatnonzero(taught), branch.logits.device)
+    terms = {"distil_presence": _soft(branch.presence[0], lesson.presence)[rows].sum()}
     if outputs.semantic is not None and lesson.semantic is not None:
         maps = full_precision(outputs.semantic)
-        terms["distil_map"] = _soft(maps, _at_size(lesson.semantic, maps)).mean((1, 2))[taught].sum()
+        terms["distil_map"] = _soft(maps, _at_size(lesson.semantic, maps)).mean((1, 2))[rows].sum()
     boxes, pairs = lesson.boxes_cxcywh.to(branch.logits.dtype), lesson.object_pair
-    matches = match_hungarian(branch.logits.detach(), branch.boxes_cxcywh.detach(), boxes, pairs, losses.hungarian)
-    place = matches.pair, matches.query
-    found, goal, sure = branch.boxes_cxcywh[0][place], boxes[matches.object], lesson.scores[matches.object]
+    matches = match_hungarian(branch.logits, branch.boxes_cxcywh, boxes, pairs, losses.hungarian)
+    places = matches.on(branch.logits.device)
+    place = places.pair, places.query
+    found, goal, sure = branch.boxes_cxcywh[0][place], boxes[places.object], lesson.scores[places.object]
     _, giou = overlap(cxcywh_to_xyxy(found), cxcywh_to_xyxy(goal))
     off = losses.box_l1 * (found - goal).abs().sum(1) + losses.box_giou * (1 - giou)
     terms["distil_box"] = (sure * off).sum()
     terms["distil_score"] = functional.binary_cross_entropy_with_logits(branch.logits[0][place], sure, reduction="sum")
     if outputs.instances is not None and lesson.masks is not None:
         masks = full_precision(outputs.instances[place])
-        terms["distil_mask"] = (sure * _soft(masks, _at_size(lesson.masks[matches.object], masks)).mean((1, 2))).sum()
+        terms["distil_mask"] = (sure * _soft(masks, _at_size(lesson.masks[places.object], masks)).mean((1, 2))).sum()
     return {name: weight * term / counts.pairs for name, term in terms.items()}
 
 

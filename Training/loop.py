@@ -13,26 +13,25 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from MedicalSAM3Lib.errors import RunError, SettingsError
 from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.text import Tokenizer
-from Training import distributed
+from Training import distributed, transfer
 from Training.bad_batch import save_bad_batch
 from Training.checkpoints import Checkpoints, Meta, check_same_run, read_meta, restore, weights_file
 from Training.collate import Batch
 from Training.config import TrainConfig
 from Training.distributed import Ranks
 from Training.ema import RunningMean
-from Training.losses import global_counts
 from Training.optim import Optimizer, check_gradients
 from Training.plan import Plan
 from Training.progress import Tell, progress_line
 from Training.provenance import git_commit, package_versions
 from Training.runlog import RunLog
 from Training.sharding import gathered
-from Training.step import TrainStep, encode_phrases
+from Training.step import TrainStep, backward
 from Training.validation import Source, validate
 
 logger = logging.getLogger("Training.train")
@@ -120,13 +119,16 @@ class Loop:
         return True
 
     def _one_step(self, wrapped: nn.Module, batch: Batch) -> dict[str, Any]:
-        terms = self._backward(wrapped, batch)
+        terms = backward(wrapped, batch, self._tokenizer, self._ranks.device, self._config.run.accumulate)
         if self.step == self._first:
             check_gradients(self._model)
-        means = distributed.mean_over_ranks(torch.stack(list(terms.values()))).tolist()
+        means = distributed.mean_over_ranks(torch.stack(list(terms.values())))
+        # What the host must know of a step crosses at once: whether it may count, and what is logged.
+        (numbers,) = transfer.to_host(torch.cat([means, self._optimizer.clip()[None].to(means)]))
+        *means, grad_norm = numbers.tolist()
         loss = math.fsum(means)
         try:
-            grad_norm = self._optimizer.step(self.step, loss)
+            self._optimizer.step(self.step, loss, grad_norm)
         except RunError as error:
             kept = save_bad_batch(self._out, self.step, self._ranks.rank, batch, terms)
             raise RunError(f"{error} What rank {self._ranks.rank} was shown is in {kept.name}.") from error
@@ -140,22 +142,6 @@ class Loop:
             "skipped": self._optimizer.skipped,
             "pairs": len(batch.phrases),
         }
-
-    def _backward(self, wrapped: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Gradients of a batch, part by part, and its loss terms, without their graph.
-
-        The parts share the denominators of the whole, so their gradients add up to its own.
-        """
-        device, sums = self._ranks.device, dict[str, Tensor]()
-        parts = batch.split(self._config.run.accumulate) if self._config.run.accumulate > 1 else [batch]
-        counts = global_counts(batch.to(device)) if len(parts) > 1 else None
-        for number, part in enumerate(parts, start=1):
-            phrases = encode_phrases(part.phrases, self._tokenizer)
-            with distributed.summing_up(wrapped, done=number == len(parts)):
-                terms: dict[str, Tensor] = wrapped(part.to(device), phrases.to(device), counts)
-                torch.stack(list(terms.values())).sum().backward()
-            sums = {name: term.detach() + sums.get(name, 0.0) for name, term in terms.items()}
-        return sums
 
     def _pace(self, slices: int, seconds: float, waited: float) -> dict[str, float]:
         """Time of a step, how much of it went into waiting for data, slices of all ranks in a second, and model FLOP

@@ -23,10 +23,13 @@ K decoder layers, B pairs, Q queries, T objects of the batch.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from Training import transfer
 from Training.collate import Batch
 from Training.forward import Outputs
 from Training.loss_config import LossConfig
@@ -38,7 +41,7 @@ from Training.mask_losses import (
     full_precision,
     union_of_objects,
 )
-from Training.matchers import Matches, join, match_hungarian, match_one_to_many
+from Training.matchers import Matches, assign, choose_good, hungarian_cost, join, many_quality, match_hungarian
 from Training.query_losses import Branch, query_terms, stack_layers
 from Training.targets import Counts, Targets, global_counts, read_targets
 
@@ -55,7 +58,7 @@ def compute_losses(outputs: Outputs, batch: Batch, config: LossConfig, counts: C
 
     Args:
         outputs: One row per pair of the batch.
-        batch: On the device of the outputs.
+        batch: Its pictures on the device of the outputs.
         config: Weights and constants.
         counts: Of this batch, from ``global_counts``.
     """
@@ -77,20 +80,22 @@ def compute_losses(outputs: Outputs, batch: Batch, config: LossConfig, counts: C
 
 
 def _match(one: Branch, many: Branch | None, targets: Targets, config: LossConfig) -> tuple[Matches, Matches | None]:
-    """Matches of both branches; all that is assigned one-to-one is assigned in one go."""
-    layers = len(one.logits)
-    goal = (targets.boxes_cxcywh.to(one.logits.dtype), targets.object_pair)
+    """Matches of both branches: all that decides them crosses to the host at once, and the device is awaited once."""
+    layers, pairs = len(one.logits), targets.pairs
+    goal = (targets.boxes_cxcywh.to(one.logits.dtype), pairs)
     if many is None:
         return match_hungarian(one.logits, one.boxes_cxcywh, *goal, config.hungarian), None
-    if config.many_aux_matcher == "one_to_many":
-        matches = match_one_to_many(many.logits, many.boxes_cxcywh, *goal, config.many_matcher)
-        return match_hungarian(one.logits, one.boxes_cxcywh, *goal, config.hungarian), matches
-    logits = torch.cat([one.logits, many.logits[:-1]])
-    boxes = torch.cat([one.boxes_cxcywh, many.boxes_cxcywh[:-1]])
-    assigned = match_hungarian(logits, boxes, *goal, config.hungarian)
-    last = match_one_to_many(many.logits[-1:], many.boxes_cxcywh[-1:], *goal, config.many_matcher)
-    last = Matches(last.layer + layers - 1, last.pair, last.query, last.object)
-    return assigned.of_layers(0, layers), join(assigned.of_layers(layers, 2 * layers - 1), last)
+    # The branch's last layer is matched by quality, the earlier ones as the settings say.
+    greedy = 0 if config.many_aux_matcher == "one_to_many" else layers - 1
+    logits = torch.cat([one.logits, many.logits[:greedy]])
+    boxes = torch.cat([one.boxes_cxcywh, many.boxes_cxcywh[:greedy]])
+    cost, quality = transfer.to_host(
+        hungarian_cost(logits, boxes, *goal, config.hungarian),
+        many_quality(many.logits[greedy:], many.boxes_cxcywh[greedy:], *goal, config.many_matcher),
+    )
+    assigned, good = assign(cost, pairs), choose_good(quality, pairs, config.many_matcher)
+    good = replace(good, layer=good.layer + greedy)
+    return assigned.of_layers(0, layers), join(assigned.of_layers(layers, layers + greedy), good)
 
 
 def _split(by_layer: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -106,7 +111,8 @@ def _instance_terms(
     """Masks of matched queries, last layer."""
     if instances is None or config.mask_focal == config.mask_dice == 0:
         return {}
-    logits, masks = full_precision(instances[matches.pair, matches.query]), targets.masks[matches.object]
+    places = matches.on(instances.device)
+    logits, masks = full_precision(instances[places.pair, places.query]), targets.masks[places.object]
     alpha, gamma = config.mask_alpha, config.mask_gamma
     if config.point_sampling:
         compared = at_points(logits, masks, config.point_sampling, config.point_oversample, config.point_importance)
@@ -132,13 +138,13 @@ def _semantic_terms(
         return terms
     alpha, gamma = config.semantic_alpha, config.semantic_gamma
     if config.semantic_focal or config.semantic_dice:
-        union = union_of_objects(targets.masks, targets.object_pair, len(targets.known))[targets.present]
-        maps = full_precision(semantic[targets.present])
+        union = union_of_objects(targets.masks, targets.object_pair, len(targets.known))[targets.present_rows]
+        maps = full_precision(semantic[targets.present_rows])
         focal_sum, dice_sum = focal_and_dice_of_masks(maps, union, config.mask_loss_size, alpha, gamma)
         terms["semantic_focal"] = config.semantic_focal * focal_sum / counts.positives
         terms["semantic_dice"] = config.semantic_dice * dice_sum / counts.positives
     if config.absent_semantic:
-        absent = full_precision(semantic[targets.known & ~targets.present]).flatten(1)
+        absent = full_precision(semantic[targets.absent_rows]).flatten(1)
         empty = focal(absent, torch.zeros_like(absent), alpha, gamma).mean(1).sum()
         terms["absent_semantic"] = config.absent_semantic * empty / counts.absents
     return terms

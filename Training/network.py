@@ -29,7 +29,9 @@ def build_network(config: ModelConfig, seed: int) -> tuple[MedicalSam3, Tokenize
         from MedicalSAM3Lib.registry import load_model
 
         loaded = load_model(config.start_from, device="cpu", speed="exact")
-        model = loaded.model if config.tracker is None else with_tracker(loaded.model, config.tracker)
+        model = loaded.model
+        if config.tracker is not None:
+            model = with_tracker(model, config.tracker, replace=config.replace_tracker)
         return model, loaded.tokenizer
     from MedicalSAM3Lib.resources import resource
 
@@ -39,17 +41,18 @@ def build_network(config: ModelConfig, seed: int) -> tuple[MedicalSam3, Tokenize
     return model, load_tokenizer(config.tokenizer or resource("tokenizer"))
 
 
-def with_tracker(model: MedicalSam3, values: Mapping[str, Any]) -> MedicalSam3:
-    """The same detector with a new tracker beside it.
+def with_tracker(model: MedicalSam3, values: Mapping[str, Any], *, replace: bool = False) -> MedicalSam3:
+    """The same detector with a new tracker beside it, in place of one that it has where that is asked for.
 
     Raises:
         SettingsError: The model has a tracker already, or a key is unknown.
     """
     from Training.warmstart import initialise
 
-    if model.has_tracker:
+    if model.has_tracker and not replace:
         raise SettingsError(
-            "model.tracker: expected a model without a tracker, got one that has its own; leave it out."
+            "model.tracker: expected a model without a tracker, got one that has its own; leave it out, or set "
+            "model.replace_tracker to begin it anew."
         )
     whole = MedicalSam3(model.config, make_tracker(model.config, values))
     initialise(whole)

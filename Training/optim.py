@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from MedicalSAM3Lib.errors import RunError, SettingsError
 from Training import distributed
@@ -172,22 +172,27 @@ class Optimizer:
             rates[module] = max(rates.get(module, 0.0), group["lr"])
         return rates
 
-    def step(self, step: int, loss: float = 0.0) -> float:
-        """Clip, update, clear the gradients; returns the norm before clipping.
+    def clip(self) -> Tensor:
+        """Clip the gradient; its norm before that, which nobody has waited for."""
+        parameters = [parameter for group in self.adamw.param_groups for parameter in group["params"]]
+        return distributed.whole(nn.utils.clip_grad_norm_(parameters, self._config.clip))
+
+    def step(self, step: int, loss: float = 0.0, norm: float | None = None) -> float:
+        """Update and clear the gradients; returns their norm before clipping.
 
         A gradient or a loss that is not finite on any rank leaves the weights as they are on all of them.
 
         Args:
             step: Number of the step, from 0.
             loss: Mean over all ranks.
+            norm: As ``clip`` gave it; None has it clipped here.
 
         Raises:
             RunError: More steps were skipped than the settings allow.
         """
         self.set_rates(step)
-        parameters = [parameter for group in self.adamw.param_groups for parameter in group["params"]]
-        norm = distributed.whole(nn.utils.clip_grad_norm_(parameters, self._config.clip))
-        if distributed.any_rank(not math.isfinite(loss) or not bool(torch.isfinite(norm))):
+        norm = float(self.clip()) if norm is None else norm
+        if distributed.any_rank(not math.isfinite(loss) or not math.isfinite(norm)):
             self.skipped += 1
             if self.skipped > self._config.max_skipped:
                 raise RunError(
@@ -197,7 +202,7 @@ class Optimizer:
         else:
             self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
 
 def check_gradients(model: nn.Module) -> None:

@@ -1,14 +1,14 @@
 """What a run will take, said before it starts: parameters, memory, steps and time.
 
-Memory and work are those of one step on fake tensors, which have shapes and no content: forward and backward of the
-network are walked through as they will be, the losses are estimated. ``--dry-run`` measures the same beside it.
+Memory and work are those of one step on fake tensors, which have shapes and no content: forward, losses and backward
+are walked through as they will be, on a made-up batch. ``--dry-run`` measures the same beside it.
 """
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,19 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.sam3.modeling_sam3 import Sam3SinePositionEmbedding
+from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import Sam3TrackerVideoPositionEmbeddingSine
 
 from MedicalSAM3Lib.architecture import architecture_of
 from MedicalSAM3Lib.model import MedicalSam3
+from MedicalSAM3Lib.text import Tokenizer
+from Training.collate import Batch
 from Training.config import TrainConfig
-from Training.forward import Outputs, forward_train
+from Training.distil import Teacher
+from Training.made_up import made_up, made_up_values
 from Training.memory import LiveBytes
 from Training.optim import Group, describe, module_of
-from Training.recompute import recompute_layers
-from Training.step import put_adapters
-
-COPIES_OF_A_MAP = 4
-"""Maps that a loss on masks holds at once for each map that it compares, as measured; one such loss runs at a time."""
+from Training.sharding import gathered_at_once
+from Training.step import Phrases, TrainStep, encode_phrases, make_ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class Plan:
 
     Attributes:
         parameters, learning: Weights of the network, and those of them that learn.
-        bytes_fixed: Weights, AdamW's two moments, and with several ranks the buckets of the gradients.
+        bytes_fixed: Weights (a teacher's and the running mean too), AdamW's two moments, and with several ranks the
+            gradients, which stay in buckets.
         bytes_step: What forward and backward add at their peak.
         flops: Multiplications and additions of forward and backward.
         rate: Of them in a second that the device reaches in a large matrix product.
@@ -64,67 +66,82 @@ class Plan:
         return self.flops / seconds / self.rate
 
 
-def make_plan(config: TrainConfig, model: MedicalSam3, world_size: int, device: torch.device, steps: int) -> Plan:
+def make_plan(
+    config: TrainConfig,
+    model: MedicalSam3,
+    tokenizer: Tokenizer,
+    world_size: int,
+    device: torch.device,
+    steps: int,
+    teacher: Teacher | None = None,
+) -> Plan:
     """Walk through one step of a network that is ready to train (idle parts frozen)."""
-    bf16 = config.run.precision == "bf16"
-    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    step_bytes, flops = walk(config, model, frozen, config.data.batch_slices // config.run.accumulate)
+    batch = made_up(config, model.image_size, 0, 0)
+    # The second part of a step has the gradients of the first beside it, as has any later one.
+    parts = batch.split(config.run.accumulate)[:2] if config.run.accumulate > 1 else [batch]
+    asked = [encode_phrases(part.phrases, tokenizer) for part in parts]
+    step_bytes, flops = walk(config, model, list(zip(parts, asked, strict=True)), world_size, teacher)
+    flops = flops * config.run.accumulate // len(parts)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    fixed = weights + 8 * learning + (4 * learning if world_size > 1 else 0)
-    if config.run.shard:  # its part of everything, and the weights as far as they are gathered
-        fixed = weights + (weights + 8 * learning) // world_size
-    rate = matmul_rate(device, torch.bfloat16 if bf16 else torch.float32)
+    weights = _bytes_of(model.state_dict())
+    if config.run.shard:  # its part of everything, gradients too, and what is gathered at once
+        fixed = (weights + 12 * learning) // world_size + gathered_at_once(model)
+    else:
+        fixed = weights + 8 * learning + (4 * learning if world_size > 1 else 0)
+    fixed += weights if config.run.ema_decay else 0
+    fixed += _bytes_of(teacher.model.state_dict()) if teacher else 0
+    rate = matmul_rate(device, torch.bfloat16 if config.run.precision == "bf16" else torch.float32)
     epoch = round(steps / config.run.epochs) if config.run.epochs else 0
     return Plan(parameters, learning, fixed, step_bytes, flops, rate, steps, epoch)
 
 
-def walk(config: TrainConfig, model: MedicalSam3, frozen: Sequence[str], slices: int) -> tuple[int, int]:
-    """Bytes that forward and backward add to the weights, and their work, of a network of the same sizes."""
-    pairs = slices * config.data.phrases_per_slice
-    losses, side = config.losses, model.image_size
-    with _nothing_kept(), FakeTensorMode(allow_non_fake_inputs=True):
+def walk(
+    config: TrainConfig,
+    model: MedicalSam3,
+    parts: Sequence[tuple[Batch, Phrases]],
+    world_size: int,
+    teacher: Teacher | None,
+) -> tuple[int, int]:
+    """Bytes that forward and backward add to what is there before, and their work, of networks of the same sizes."""
+    with _nothing_kept(), made_up_values(read=False), FakeTensorMode(allow_non_fake_inputs=True):
         fake = architecture_of(model).build_empty().train()
-        put_adapters(fake, config)
-        for name in frozen:
-            fake.get_parameter(name).requires_grad_(False)
-        if config.run.recompute:
-            recompute_layers(fake)
+        make_ready(fake, config, with_clips=config.data.clips.per_step > 0)
+        who = Teacher(architecture_of(teacher.model).build_empty(), teacher.config) if teacher else None
+        step = TrainStep(fake, config.losses, autocast=config.run.precision == "bf16", teacher=who)
         live = LiveBytes()
-        live.add(fake.state_dict())
-        weights = live.now
-        images, tokens = torch.zeros(slices, 3, side, side), torch.zeros(pairs, 32, dtype=torch.int64)
-        rows, asked = torch.zeros(pairs, dtype=torch.int64), torch.ones_like(tokens)
+        live.add([fake.state_dict(), who.model.state_dict() if who else {}])
+        if world_size > 1:
+            _gradients_elsewhere(fake, sharded=config.run.shard)
+        before = live.now
         with FlopCounterMode(display=False) as counter, live:
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.run.precision == "bf16"):
-                pyramid = fake.pyramid(fake.encode_trunk(images))
-                text = fake.encode_text(tokens, asked).take(rows)
-                outputs = forward_train(fake, pyramid, text, losses.one_to_many, losses.with_masks, rows)
-            forward = live.now
-            _all_of(outputs).backward()
-    of_losses = largest_mask_loss(config, slices) * side**2 * 4 if losses.mask_loss_size == "target" else 0
-    return max(live.peak, forward + of_losses) - weights, counter.get_total_flops()
+            for batch, phrases in parts:
+                torch.stack(list(step(batch, phrases).values())).sum().backward()
+    return live.peak - before, counter.get_total_flops()
 
 
-def largest_mask_loss(config: TrainConfig, slices: int) -> int:
-    """Maps that are alive in the largest loss on masks: with one object for each concept that is present."""
-    data, losses = config.data, config.losses
-    present = slices * max(1, round(data.phrases_per_slice * (1 - data.negatives)))
-    instances = bool(losses.mask_focal + losses.mask_dice) * (losses.many_matcher.topk if losses.one_to_many else 1)
-    return COPIES_OF_A_MAP * present * max(instances, bool(losses.semantic_focal + losses.semantic_dice))
+def _gradients_elsewhere(model: nn.Module, *, sharded: bool) -> None:
+    """Have gradients not counted as a step's own: they stay in DDP's buckets, or are given away as they come (FSDP)."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and sharded:
+            parameter.register_post_accumulate_grad_hook(lambda one: setattr(one, "grad", None))
+        elif parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 @contextmanager
 def _nothing_kept() -> Iterator[None]:
     """Keep ``transformers`` from remembering position embeddings by their size: real ones would get fake ones later."""
-    owner, name = Sam3SinePositionEmbedding, "build_sine_position_embedding"
-    remembering = owner.__dict__[name]
-    setattr(owner, name, staticmethod(inspect.unwrap(getattr(owner, name))))
+    name = "build_sine_position_embedding"
+    owners = (Sam3SinePositionEmbedding, Sam3TrackerVideoPositionEmbeddingSine)
+    remembering = [owner.__dict__[name] for owner in owners]
+    for owner in owners:
+        setattr(owner, name, staticmethod(inspect.unwrap(getattr(owner, name))))
     try:
         yield
     finally:
-        setattr(owner, name, remembering)
+        for owner, kept in zip(owners, remembering, strict=True):
+            setattr(owner, name, kept)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -165,8 +182,8 @@ def say(plan: Plan, groups: Sequence[Group], model: nn.Module, world_size: int, 
     lines = [
         describe(groups),
         f"frozen: {plan.parameters - plan.learning:,} of {plan.parameters:,} parameters ({_frozen_parts(model)})",
-        f"memory of a rank: {_gib(plan.bytes_peak)} predicted at the peak, of which "
-        f"{_gib(plan.bytes_fixed)} for weights and AdamW, {_gib(plan.bytes_step)} for a step",
+        f"memory of a rank: {gib(plan.bytes_peak)} predicted at the peak, of which "
+        f"{gib(plan.bytes_fixed)} for weights and AdamW, {gib(plan.bytes_step)} for a step",
         f"work of a step: {plan.flops / 1e12:.3g} TFLOP a rank; {step_s:.3g} s {how}",
     ]
     if plan.steps:
@@ -176,11 +193,8 @@ def say(plan: Plan, groups: Sequence[Group], model: nn.Module, world_size: int, 
     return "\n".join(lines)
 
 
-def _all_of(outputs: Outputs) -> Tensor:
-    """A number that depends on everything that the losses read."""
-    layers = [part for one in (*outputs.layers, *outputs.many) for part in (one.logits, one.boxes_cxcywh, one.presence)]
-    every = [*layers, outputs.instances, outputs.many_instances, outputs.semantic]
-    return torch.stack([part.float().sum() for part in every if part is not None]).sum()
+def _bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _frozen_parts(model: nn.Module) -> str:
@@ -192,7 +206,8 @@ def _frozen_parts(model: nn.Module) -> str:
     return ", ".join(f"{part} {size:,}" for part, size in sizes.items()) or "none"
 
 
-def _gib(size: float) -> str:
+def gib(size: float) -> str:
+    """Bytes for people."""
     return f"{size / 2**30:.2f} GiB"
 
 

@@ -16,7 +16,7 @@ from Training.boxes import cxcywh_to_xyxy, overlap
 from Training.forward import LayerOutput
 from Training.loss_config import LossConfig
 from Training.mask_losses import focal, full_precision
-from Training.matchers import Matches
+from Training.matchers import Matches, Places
 from Training.targets import Counts, Targets
 
 # A matched query is worth this much at least, or a bad first guess would never be pulled up.
@@ -45,16 +45,17 @@ def query_terms(
     branch: Branch, matches: Matches, targets: Targets, config: LossConfig, counts: Counts
 ) -> dict[str, Tensor]:
     """Boxes, scores and presence by layer: ``(K,)`` each."""
-    goal = targets.boxes_cxcywh.to(branch.logits.dtype)[matches.object]
-    found = branch.boxes_cxcywh[matches.layer, matches.pair, matches.query]
+    places = matches.on(branch.logits.device)
+    goal = targets.boxes_cxcywh.to(branch.logits.dtype)[places.object]
+    found = branch.boxes_cxcywh[places.layer, places.pair, places.query]
     iou, giou = overlap(cxcywh_to_xyxy(found), cxcywh_to_xyxy(goal))
     l1 = (found - goal).abs().sum(-1)
     by_layer = torch.zeros_like(branch.logits[:, 0, 0].detach())
-    score = _score_loss(branch.logits, matches, iou.detach(), config) * targets.present[None, :, None]
+    score = _score_loss(branch.logits, places, iou.detach(), config) * targets.present[None, :, None]
     queries = max(branch.logits.shape[2], config.padded_queries)
     terms = {
-        "box_l1": config.box_l1 * by_layer.index_add(0, matches.layer, l1) / counts.objects,
-        "box_giou": config.box_giou * by_layer.index_add(0, matches.layer, 1 - giou) / counts.objects,
+        "box_l1": config.box_l1 * by_layer.index_add(0, places.layer, l1) / counts.objects,
+        "box_giou": config.box_giou * by_layer.index_add(0, places.layer, 1 - giou) / counts.objects,
         "classification": config.classification * score.sum((1, 2)) / (counts.pairs * queries),
     }
     if branch.presence is not None:
@@ -64,13 +65,13 @@ def query_terms(
     return terms
 
 
-def _score_loss(logits_kbq: Tensor, matches: Matches, iou: Tensor, config: LossConfig) -> Tensor:
+def _score_loss(logits_kbq: Tensor, places: Places, iou: Tensor, config: LossConfig) -> Tensor:
     """Loss of every score ``(K, B, Q)``: matched ones aim at their quality, the others at 0, the surer the harder."""
     _, pairs, queries = logits_kbq.shape
     probability = logits_kbq.sigmoid()
-    matched = probability.detach()[matches.layer, matches.pair, matches.query]
+    matched = probability.detach()[places.layer, places.pair, places.query]
     quality = (matched**config.quality_alpha * iou ** (1 - config.quality_alpha)).clamp(min=SMALLEST_QUALITY)
-    place = (matches.layer * pairs + matches.pair) * queries + matches.query
+    place = (places.layer * pairs + places.pair) * queries + places.query
     # The last match of a query wins, on every device alike; -1 is no match and reads the zero at the end.
     winner = torch.full((logits_kbq.numel(),), -1, device=place.device)
     winner = winner.scatter_reduce(0, place, torch.arange(len(place), device=place.device), "amax")

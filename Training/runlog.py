@@ -13,6 +13,8 @@ from typing import Any
 
 from MedicalSAM3Lib.errors import SettingsError
 
+_KEPT_BACK = ("disable_code", "disable_git", "x_disable_meta", "x_disable_stats", "x_disable_machine_info")
+
 
 class RunLog:
     """Writes ``log.jsonl`` and ``tensorboard/`` in a run's folder; does nothing on ranks other than 0.
@@ -74,13 +76,14 @@ def _join_wandb(project: str, folder: Path) -> Any:
         wandb = import_module("wandb")
     except ImportError as error:
         raise SettingsError(
-            "run.wandb: expected the package wandb, which is not installed; run 'pip install wandb' or leave it empty."
+            "run.wandb: expected the package wandb from 0.31 on, got none; run 'pip install wandb' or leave it empty."
         ) from error
     folder.mkdir(parents=True, exist_ok=True)
     name = folder / "wandb.txt"
     if not name.is_file():
         name.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
-    quiet = wandb.Settings(console="off", disable_code=True, disable_git=True, x_disable_meta=True)
+    # The numbers of the log and nothing else: no machine's name, no list of packages, no output, no code.
+    quiet = wandb.Settings(host="hidden", **dict.fromkeys(_KEPT_BACK, True), console="off", x_save_requirements=False)
     run = wandb.init(
         project=project, id=name.read_text(encoding="utf-8"), resume="allow", dir=str(folder), settings=quiet
     )

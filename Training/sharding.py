@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from MedicalSAM3Lib.errors import SettingsError
+from MedicalSAM3Lib.model import MedicalSam3
 from Training.config import TrainConfig
 from Training.distributed import Ranks, whole
 from Training.step import TrainStep
@@ -41,11 +42,25 @@ def shard(step: TrainStep, config: TrainConfig, ranks: Ranks) -> None:
     if asked:
         raise SettingsError(f"run.shard: expected no {', '.join(asked)} beside it, got them; turn one of both off.")
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
-    detector = step.model.detector_model
-    text = detector.text_encoder
-    for layer in (*detector.vision_encoder.backbone.layers, *getattr(text, "text_model", text).encoder.layers):
+    for layer in _layers(step.model):
         fully_shard(layer, mesh=mesh)
     fully_shard(step, mesh=mesh)
+
+
+def gathered_at_once(model: MedicalSam3) -> int:
+    """Bytes of the weights that are whole on each rank at a time: a layer and the one ahead of it, and all the rest."""
+    layers = [_bytes_of(layer) for layer in _layers(model)]
+    return _bytes_of(model) - sum(layers) + 2 * max(layers, default=0)
+
+
+def _layers(model: MedicalSam3) -> list[nn.Module]:
+    detector = model.detector_model
+    text = detector.text_encoder
+    return [*detector.vision_encoder.backbone.layers, *getattr(text, "text_model", text).encoder.layers]
+
+
+def _bytes_of(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
 
 
 @contextmanager

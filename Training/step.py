@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.text import Tokenizer
+from Training import distributed
 from Training.collate import Batch
 from Training.config import TrainConfig
 from Training.distil import Lesson, Teacher, distil_terms
@@ -24,6 +25,7 @@ from Training.optim import MODULE_PREFIXES, module_of
 from Training.recompute import recompute_layers
 from Training.track_losses import track_losses
 from Training.tracking import asked_at, track_clips
+from Training.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Phrases:
 
     def to(self, device: torch.device) -> Phrases:
         """The same on ``device``."""
-        return Phrases(self.input_ids.to(device), self.attention_mask.to(device), self.pair_phrase.to(device))
+        return Phrases(*(to_device(one, device) for one in (self.input_ids, self.attention_mask, self.pair_phrase)))
 
 
 def encode_phrases(phrases: tuple[str, ...], tokenizer: Tokenizer) -> Phrases:
@@ -131,7 +133,7 @@ class TrainStep(nn.Module):
         self.model = model
         self._losses = losses
         self._autocast = autocast
-        self._teacher = teacher
+        self.teacher = teacher
 
     def forward(self, batch: Batch, phrases: Phrases, counts: Counts | None = None) -> dict[str, Tensor]:
         """Weighted scalar terms; their sum is what is optimised.
@@ -160,22 +162,49 @@ class TrainStep(nn.Module):
         if losses.detector:
             counts = counts or global_counts(batch)
             terms |= compute_losses(outputs, batch, losses, counts)
-            if self._teacher is not None and lesson is not None:
-                taught, weight = self._teacher.taught(batch), self._teacher.config.weight
+            if self.teacher is not None and lesson is not None:
+                taught, weight = self.teacher.taught(batch), self.teacher.config.weight
                 terms |= distil_terms(outputs, lesson, taught, weight, losses, counts)
         if batch.clips is not None:
-            truth = batch.clips.masks[:, asked_at(batch.clips, batch.clips.masks.shape[1])]
-            terms |= track_losses(answers, truth, losses.track)
+            clips, asked = batch.clips, asked_at(batch.clips, batch.clips.masks.shape[1])
+            truth = torch.stack([clips.masks[:, n] for n in asked], 1)
+            terms |= track_losses(answers, truth, clips.shown[:, asked], losses.track)
         # A term is often one of several layers', and what waits for the gradient of a view can be lost (FSDP2 warns).
         return {name: term.clone() for name, term in terms.items()}
 
     def _lesson(self, batch: Batch, phrases: Phrases) -> Lesson | None:
-        if self._teacher is None:
+        if self.teacher is None:
             return None
         asked = phrases.input_ids, phrases.attention_mask, phrases.pair_phrase
-        return self._teacher.say(batch, *asked, masks=self._losses.with_masks)
+        return self.teacher.say(batch, *asked, masks=self._losses.with_masks)
 
     def _trunk(self, images: Tensor) -> Tensor:
         """Trunk tokens; without a graph where the detector learns nothing."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._losses.detector):
             return self.model.encode_trunk(images)
+
+
+def backward(
+    wrapped: nn.Module, batch: Batch, tokenizer: Tokenizer, device: torch.device, count: int
+) -> dict[str, Tensor]:
+    """Gradients of a batch, ``count`` parts one after the other, and its loss terms, without their graph.
+
+    The parts share the denominators of the whole, so their gradients add up to its own.
+
+    Args:
+        wrapped: A ``TrainStep`` as ``distributed.wrap`` returns it.
+        batch: In main memory.
+        tokenizer: Reads its phrases.
+        device: Of the network.
+        count: ``run.accumulate``.
+    """
+    sums: dict[str, Tensor] = {}
+    parts = batch.split(count) if count > 1 else [batch]
+    counts = global_counts(batch.to(device)) if count > 1 else None
+    for number, part in enumerate(parts, start=1):
+        phrases = encode_phrases(part.phrases, tokenizer)
+        with distributed.summing_up(wrapped, done=number == count):
+            terms: dict[str, Tensor] = wrapped(part.to(device), phrases.to(device), counts)
+            torch.stack(list(terms.values())).sum().backward()
+        sums = {name: term.detach() + sums.get(name, 0.0) for name, term in terms.items()}
+    return sums

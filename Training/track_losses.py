@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn import functional
 
 from MedicalSAM3Lib.tracker_steps import Answer
 from Training.mask_losses import MaskSize, at_one_size, dice, focal
+from Training.targets import totals
+from Training.transfer import to_device
 
 
 class TrackLossConfig(BaseModel):
@@ -42,18 +44,22 @@ class TrackLossConfig(BaseModel):
     size: MaskSize = "logits"
 
 
-def track_losses(answers: Sequence[Answer], masks_btss: Tensor, config: TrackLossConfig) -> dict[str, Tensor]:
+def track_losses(
+    answers: Sequence[Answer], masks_btss: Tensor, shown_bt: np.ndarray, config: TrackLossConfig
+) -> dict[str, Tensor]:
     """Named, weighted terms, means over the tracked slices of all ranks.
 
     Args:
         answers: On T slices.
         masks_btss: Truth there, bool ``(B, T, S, S)``.
+        shown_bt: Where it is not empty, bool ``(B, T)``.
         config: Weights.
     """
-    truth = masks_btss.flatten(0, 1)
-    present = truth.flatten(1).any(1)
+    truth, on_slice = masks_btss.flatten(0, 1), shown_bt.ravel()
     logits, iou, here = _offered(answers)
-    slices, shown = _mean_counts(len(present), int(present.sum()), logits.device)
+    present = to_device(np.flatnonzero(on_slice), logits.device)
+    (of_slices, of_shown), ranks = totals([len(on_slice), on_slice.sum()], logits.device)
+    slices, shown = of_slices.clamp(min=1) / ranks, of_shown.clamp(min=1) / ranks
     count = logits.shape[1]
     compared, target = at_one_size(
         logits[present].flatten(0, 1), truth[present].repeat_interleave(count, 0), config.size
@@ -66,7 +72,8 @@ def track_losses(answers: Sequence[Answer], masks_btss: Tensor, config: TrackLos
         return values.view(-1, count).gather(1, best).sum() / shown
 
     error = (iou[present].flatten() - _iou(compared.detach() > 0, target > 0.5)).abs()
-    cross_entropy = functional.binary_cross_entropy_with_logits(here, present.to(here.dtype), reduction="sum")
+    is_here = to_device(on_slice, here.device).to(here.dtype)
+    cross_entropy = functional.binary_cross_entropy_with_logits(here, is_here, reduction="sum")
     return {
         "track_focal": of_best(outline),
         "track_dice": of_best(overlap),
@@ -90,14 +97,3 @@ def _iou(one: Tensor, other: Tensor) -> Tensor:
     """IoU ``(M,)`` of rows of pixels ``(M, P)``."""
     both, either = (one & other).sum(1), (one | other).sum(1)
     return both / either.clamp(min=1)
-
-
-def _mean_counts(slices: int, shown: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Denominators as in ``targets.global_counts``: totals over all ranks by the number of ranks, at least 1 in all."""
-    total = torch.tensor([slices, shown], dtype=torch.float32, device=device)
-    ranks = 1
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(total)
-        ranks = dist.get_world_size()
-    of_slices, of_shown = (total.clamp(min=1) / ranks).unbind()
-    return of_slices, of_shown

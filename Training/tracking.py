@@ -14,6 +14,7 @@ from MedicalSAM3Lib.memory import MemoryLimits, Recall, recall
 from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.tracker_steps import Answer, Recalled, follow, limits_of, look, memorise, take_mask
 from Training.collate import Clips
+from Training.transfer import to_device
 
 
 def track_clips(model: MedicalSam3, tokens_ctld: Tensor, clips: Clips) -> list[Answer]:
@@ -57,7 +58,7 @@ def _stack(chosen: Recall, kept: Mapping[int, tuple[Tensor, Tensor]], limits: Me
     memories = torch.stack([kept[n][0] for n, _ in chosen.memories], 1)
 
     def steps(pairs: tuple[tuple[int, int], ...]) -> Tensor:
-        return torch.tensor([back for _, back in pairs], device=memories.device).expand(len(memories), -1)
+        return to_device(torch.tensor([back for _, back in pairs]), memories.device).expand(len(memories), -1)
 
     return Recalled(
         memories=memories,

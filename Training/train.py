@@ -102,10 +102,10 @@ def train(
     total = config.run.steps or math.ceil((config.run.epochs or 0) * len(data.train))
     make_ready(model, config, with_clips=config.data.clips.per_step > 0)
     model.to(ranks.device).train()
-    # Walking through clips and a teacher's forward are not part of a plan: it would promise too little.
-    can_plan = config.run.plan and config.data.clips.per_step == 0 and not config.distil.teacher
-    plan = make_plan(config, model, ranks.world_size, ranks.device, total) if can_plan else None
     teacher = load_teacher(config.distil, tokenizer, ranks.device)
+    plan = (
+        make_plan(config, model, tokenizer, ranks.world_size, ranks.device, total, teacher) if config.run.plan else None
+    )
     module = TrainStep(model, config.losses, autocast=config.run.precision == "bf16", teacher=teacher)
     if config.run.shard:
         shard(module, config, ranks)

@@ -122,7 +122,7 @@ def _branch_loss(
 
 
 def _match(branch: Branch, targets: Targets, config: LossConfig, *, by_quality: bool) -> Matches:
-    goal = (targets.boxes_cxcywh.to(branch.logits.dtype), targets.object_pair)
+    goal = (targets.boxes_cxcywh.to(branch.logits.dtype), targets.pairs)
     if by_quality:
         return match_one_to_many(branch.logits, branch.boxes_cxcywh, *goal, config.many_matcher)
     return match_hungarian(branch.logits, branch.boxes_cxcywh, *goal, config.hungarian)
@@ -133,7 +133,8 @@ def _instance_loss(
 ) -> Tensor:
     if instances is None or config.mask_focal == config.mask_dice == 0:
         return torch.zeros(())
-    logits, masks = instances[matches.pair, matches.query], targets.masks[matches.object]
+    places = matches.on(instances.device)
+    logits, masks = instances[places.pair, places.query], targets.masks[places.object]
     focal_sum, dice_sum = plain_masks(logits, masks, config.mask_alpha, config.mask_gamma)
     return (config.mask_focal * focal_sum + config.mask_dice * dice_sum) / counts.objects
 

@@ -78,8 +78,10 @@ def test_weights_and_biases_gets_the_numbers_only_and_goes_on(tmp_path: Path, mo
     assert first == second
     assert (first["project"], first["resume"], first["dir"]) == ("mine", "allow", str(tmp_path))
     assert first["id"] == (tmp_path / "wandb.txt").read_text()
+    # wandb 0.31 would send the machine's name, what it is made of, how busy it is, and what is installed there.
+    kept_back = ("disable_code", "disable_git", "x_disable_meta", "x_disable_stats", "x_disable_machine_info")
     assert first["settings"] == {
-        "console": "off", "disable_code": True, "disable_git": True, "x_disable_meta": True
+        "host": "hidden", "console": "off", "x_save_requirements": False, **dict.fromkeys(kept_back, True)
     }  # fmt: skip
     assert not {"config", "name", "notes"} & first.keys()
     assert fake.metrics == [("*", "step")] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 import torch
 
 from MedicalSAM3Lib.errors import SettingsError
-from Testing.training.test_train import steps_of, two_processes, weights
-from Testing.training.tiny_world import tiny_config, tiny_model
+from MedicalSAM3Lib.model_folder import load_model_folder
+from Testing.training import tiny_run
+from Testing.training.test_train import assert_same_run, steps_of, two_processes, weights
+from Testing.training.tiny_world import SIDE, tiny_config, tiny_model
 from Training.distributed import Ranks
+from Training.export import main as export
 from Training.sharding import divided_like, divided_weights, gathered, shard
 from Training.step import TrainStep
 
@@ -52,6 +56,31 @@ def test_a_sharded_run_in_parts_is_the_replicated_one_also_in_its_checkpoints(tm
     for number, values in mine.items():
         assert {type(value) for value in same_moments[number].values()} == {torch.Tensor}
         torch.testing.assert_close(values, same_moments[number], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_bit_for_bit_and_with_other_ranks_to_rounding_and_is_exported(tmp_path: Path) -> None:
+    whole, parts, alone = tmp_path / "whole", tmp_path / "parts", tmp_path / "alone"
+    common = ("exact=true", "run.steps=3", "run.save_every=1", "run.keep=3", f"data.preprocess.image_size={SIDE}")
+    finish(whole, *common, SHARD)
+    for out in (parts, alone):  # back to the second step, as the message about a damaged checkpoint says
+        shutil.copytree(whole, out)
+        (out / "checkpoints" / "latest").write_text("step_00000002\n")
+        shutil.rmtree(out / "checkpoints" / "step_00000003")
+    finish(parts, *common, SHARD)
+    assert_same_run(whole, parts)
+    mine, same = moments(whole), moments(parts)
+    assert all(torch.equal(mine[n][name], value) for n, values in same.items() for name, value in values.items())
+    # One rank with the slices of both: a checkpoint of two ranks that shared the weights is one like any other.
+    changed = "run.allow_changed=[run.shard,data.batch_slices,world_size]"
+    assert tiny_run.main(str(alone), [*common, "data.batch_slices=4", changed]) == 0
+    expected = weights(whole)
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-8)
+    assert export([str(whole), "--out", str(tmp_path / "model"), "--dtype", "float32"]) == 0
+    exported = load_model_folder(tmp_path / "model").model.state_dict()
+    assert exported.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name].float()) for name, value in exported.items())
 
 
 def test_one_rank_alone_is_refused(tmp_path: Path) -> None:

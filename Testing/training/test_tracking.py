@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from MedicalSAM3Lib.errors import SettingsError
 from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.tracker_steps import Answer, Candidates
 from Testing.lib.checkpoint_worlds import SIDE, small_model
-from Training.collate import Clips, LabelState, Sample, collate
+from Training.collate import Batch, Clips, LabelState, Sample, collate
 from Training.loss_config import LossConfig
 from Training.network import make_tracker, with_tracker
 from Training.optim import check_gradients
@@ -46,9 +47,13 @@ def tokens(clips: int = 2, length: int = 4) -> Tensor:
     return torch.randn(clips, length, 16, 32, generator=torch.Generator().manual_seed(3))
 
 
+def shown(truth: Tensor) -> np.ndarray:
+    return truth.flatten(2).any(2).numpy()
+
+
 def clips_of(truth: Tensor, given_at: tuple[int, ...] = (0,)) -> Clips:
     """One object a clip."""
-    return Clips(truth, truth[:, list(given_at)], given_at, torch.arange(len(truth)), len(truth))
+    return Clips(truth, truth[:, list(given_at)], given_at, torch.arange(len(truth)), len(truth), shown(truth))
 
 
 @torch.no_grad()
@@ -96,7 +101,9 @@ def test_losses_by_hand() -> None:
     truth[0, 0, :4] = True
     right = torch.where(truth[0, 0], 20.0, -20.0)
     logits = torch.stack([torch.full((8, 8), 20.0), right])[None].requires_grad_()
-    terms = track_losses([answer(logits, [[0.9, 0.4]], [3.0])], truth, TrackLossConfig(iou=2.0, presence=5.0))
+    terms = track_losses(
+        [answer(logits, [[0.9, 0.4]], [3.0])], truth, shown(truth), TrackLossConfig(iou=2.0, presence=5.0)
+    )
     assert float(terms["track_focal"].detach()) == pytest.approx(0.0, abs=1e-5)
     assert float(terms["track_dice"].detach()) == pytest.approx(0.0, abs=1e-5)
     # Half of the first is right, all of the second: errors 0.4 and 0.6.
@@ -113,7 +120,7 @@ def test_a_slice_without_the_object_teaches_presence_alone() -> None:
     logits = torch.zeros(1, 3, 8, 8, requires_grad=True)
     here = torch.tensor([1.0], requires_grad=True)
     given = replace(answer(logits, [[0.5] * 3], [1.0]), here=here)
-    terms = track_losses([given], truth, TrackLossConfig())
+    terms = track_losses([given], truth, shown(truth), TrackLossConfig())
     assert [float(terms[name].detach()) for name in ("track_focal", "track_dice", "track_iou")] == [0.0, 0.0, 0.0]
     sum(terms.values()).backward()  # type: ignore[union-attr]
     assert logits.grad is not None
@@ -126,9 +133,14 @@ def test_terms_are_means_over_slices_not_over_clips() -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(2, 3, 8, 8, generator=generator)
     truth = torch.rand(2, 1, 8, 8, generator=generator) > 0.5
-    both = track_losses([answer(logits, [[0.3] * 3] * 2, [1.0, -1.0])], truth, TrackLossConfig())
+    both = track_losses([answer(logits, [[0.3] * 3] * 2, [1.0, -1.0])], truth, shown(truth), TrackLossConfig())
     each = [
-        track_losses([answer(logits[row : row + 1], [[0.3] * 3], [value])], truth[row : row + 1], TrackLossConfig())
+        track_losses(
+            [answer(logits[row : row + 1], [[0.3] * 3], [value])],
+            truth[row : row + 1],
+            shown(truth[row : row + 1]),
+            TrackLossConfig(),
+        )
         for row, value in enumerate((1.0, -1.0))
     ]
     for name, value in both.items():
@@ -137,12 +149,13 @@ def test_terms_are_means_over_slices_not_over_clips() -> None:
 
 def test_a_seed_is_no_answer() -> None:
     seed = replace(answer(torch.zeros(1, 3, 8, 8), [[0.5] * 3], [1.0]), candidates=None)
+    nothing = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     with pytest.raises(ValueError, match="got a seed"):
-        track_losses([seed], torch.zeros(1, 1, 8, 8, dtype=torch.bool), TrackLossConfig())
+        track_losses([seed], nothing, shown(nothing), TrackLossConfig())
 
 
-def step_of(model: MedicalSam3, losses: LossConfig) -> dict[str, Tensor]:
-    """One step on a single slice and two clips of three."""
+def batch_of_clips() -> Batch:
+    """A single slice and two clips of three."""
     truth = masks(2, 3)
     samples = [Sample(torch.randn(3, SIDE, SIDE), ("liver",), (LabelState.PRESENT,), (truth[0, :1],))]
     for clip in truth:
@@ -150,11 +163,14 @@ def step_of(model: MedicalSam3, losses: LossConfig) -> dict[str, Tensor]:
             found = mask[None] if bool(mask.any()) else mask.new_zeros(0, SIDE, SIDE)
             state = LabelState.PRESENT if len(found) else LabelState.ABSENT
             samples.append(Sample(torch.randn(3, SIDE, SIDE), ("liver",), (state,), (found,)))
-    batch = replace(collate(samples), clips=clips_of(truth))
+    return replace(collate(samples), clips=clips_of(truth))
+
+
+def step_of(model: MedicalSam3, losses: LossConfig) -> dict[str, Tensor]:
     phrases = Phrases(
         torch.tensor([[49406, 320, 49407]]), torch.ones(1, 3, dtype=torch.int64), torch.zeros(7, dtype=torch.int64)
     )
-    return TrainStep(model, losses, autocast=False)(batch, phrases)
+    return TrainStep(model, losses, autocast=False)(batch_of_clips(), phrases)
 
 
 def test_detector_and_tracker_learn_together(model: MedicalSam3) -> None:
@@ -201,9 +217,14 @@ def test_a_new_tracker_fits_the_detector_and_leaves_it_alone() -> None:
     assert answers[0].logits.shape == (2, 16, 16)
 
 
-def test_a_tracker_is_not_replaced_and_its_keys_are_known(model: MedicalSam3) -> None:
+def test_a_tracker_is_replaced_only_where_asked_and_its_keys_are_known(model: MedicalSam3) -> None:
     with pytest.raises(SettingsError, match="expected a model without a tracker"):
         with_tracker(model, {})
+    anew = with_tracker(model, {"memory_attention_num_layers": 1}, replace=True)
+    assert anew.tracker_config is not None
+    assert anew.tracker_config.memory_attention_num_layers == 1
+    for name, value in model.detector_model.state_dict().items():
+        assert torch.equal(anew.detector_model.state_dict()[name], value), name
     with pytest.raises(SettingsError, match="expected keys of Sam3TrackerVideoConfig, got memmory"):
         make_tracker(model.config, {"memmory": 1})
 
