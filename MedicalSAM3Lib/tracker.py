@@ -28,7 +28,7 @@ from torch import Tensor
 
 from MedicalSAM3Lib.decide import AGREE_IOU, decide, explained
 from MedicalSAM3Lib.ladder import Batches
-from MedicalSAM3Lib.memory import Direction, MemoryLimits, out_of_reach
+from MedicalSAM3Lib.memory import Direction, MemoryLimits
 from MedicalSAM3Lib.objects import SliceObjects, iou
 from MedicalSAM3Lib.process_memory import trim
 from MedicalSAM3Lib.structures import OnProgress, Progress
@@ -133,9 +133,9 @@ def _unexplained(
     left, tracked = {}, masks_by_slice(tracks)
     for key, objects in found.items():
         masks = [mask.logits for mask in tracked.get(key, ())]
-        rest = objects.take((objects.scores >= NEW_SCORE) & ~explained(objects.logits, masks))
-        if len(rest.scores):
-            left[key] = rest
+        wanted = (objects.scores >= NEW_SCORE) & ~explained(objects.logits, masks)
+        if bool(wanted.any()):
+            left[key] = objects if bool(wanted.all()) else objects.take(wanted)  # a copy of some only
     return left
 
 
@@ -193,7 +193,7 @@ def _step(
         _write(walk, new, shown)
         walk.n += walk.direction
         if new.action != "end" and 0 <= walk.n < n_slices:
-            _forget(walk, net.limits)
+            walk.forget(net.limits)
             going.append(walk)
     return going
 
@@ -219,7 +219,7 @@ def _see(
             kept[row] = remembered
     seen = []
     for row, (verdict, one) in enumerate(zip(verdicts, found, strict=True)):
-        mask = TrackedMask(logits[row], float(here[row].sigmoid() * sure[row]), is_seed=False)
+        mask = TrackedMask(logits[row].clone(), float(here[row].sigmoid() * sure[row]), is_seed=False)
         if verdict.action == "reseed" and one is not None:
             mask = TrackedMask(one.logits[verdict.object], float(one.scores[verdict.object]), is_seed=True)
         seen.append(Seen(verdict.action, verdict.is_recognised, mask, kept[row]))
@@ -248,11 +248,7 @@ def _write(walk: Walk, new: Seen, shown: Shown) -> None:
         walk.last = new.mask.logits > 0
 
 
-def _forget(walk: Walk, limits: MemoryLimits) -> None:
-    for past in out_of_reach(walk.n, walk.direction, walk.seen, limits):
-        del walk.seen[past]
-
-
 def _remember(net: TrackerNet, image: SliceImage, answer: Answer) -> list[Remembered]:
     memories = net.memorise(image, answer)
-    return [Remembered(memory, pointer) for memory, pointer in zip(memories, answer.pointers, strict=True)]
+    # Copies: a row of a batch would keep all of the batch, and its walks do not forget together.
+    return [Remembered(memory.clone(), pointer) for memory, pointer in zip(memories, answer.pointers, strict=True)]

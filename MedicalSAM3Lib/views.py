@@ -43,8 +43,8 @@ class View:
         detections: What each of them shows, with the maps that count: of the detector, the tracker, or both.
         presence: Calibrated probability ``(P,)`` that a concept is in the volume; NaN where the model's answer on
             some slice was not a number.
-        tracks: The objects that were carried through the slices that were looked at; empty where only the detector
-            was asked.
+        tracks: The objects that were carried through the slices that were looked at; empty where nobody asks for
+            them, or only the detector was asked.
     """
 
     stack: SliceStack
@@ -115,7 +115,8 @@ def _look(
             rows_at_once = Batches(runtime, TRACKING, ROWS_AT_ONCE, "objects")
             tracks = track(objects, len(seen), BoundTracker(net, features, runtime), on_progress, rows_at_once)
             merged = on_all_slices(with_tracks(detections, tracks, settings.mode), keys)
-            return View(stack, merged, presence, tuple(tracks_on_all_slices(tracks, keys)))
+            followed = tuple(tracks_on_all_slices(tracks, keys)) if settings.instances else ()
+            return View(stack, merged, presence, followed)
 
 
 def look_along_all(
