@@ -20,6 +20,7 @@ from MedicalSAM3Lib.ladder import Batches, Ladder
 from MedicalSAM3Lib.merge import with_tracks
 from MedicalSAM3Lib.offload import place_for
 from MedicalSAM3Lib.presence import PresenceSpec, SliceCalibration, VolumeRule, presence_of_volume
+from MedicalSAM3Lib.process_memory import trim
 from MedicalSAM3Lib.report import Stopwatch
 from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.stack import SliceStack
@@ -77,7 +78,9 @@ def look(
         RunError: Memory is full whatever was tried, or the disk is.
         Cancelled: From ``on_progress``.
     """
-    return machine.ladder.climb(lambda runtime: _look(stack, phrases, model, settings, machine, runtime))
+    view = machine.ladder.climb(lambda runtime: _look(stack, phrases, model, settings, machine, runtime))
+    trim()  # what detector and tracker needed on the way, before labels come on top of it
+    return view
 
 
 def _look(
