@@ -39,6 +39,11 @@ class MemoryLimits:
         """Slices back beyond which nothing of a tracked slice is ever read."""
         return max(self.memories, self.pointers) - 1
 
+    @property
+    def memory_reach(self) -> int:
+        """Slices back beyond which no memory of a tracked slice is read; its pointer, a hundredth of it, may be."""
+        return self.memories - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Recall:
@@ -102,6 +107,7 @@ def nearest_seeds(n: int, direction: Direction, seeds: Collection[int], most: in
     return tuple((first + rest)[:most])
 
 
-def out_of_reach(n: int, direction: Direction, tracked: Collection[int], limits: MemoryLimits) -> tuple[int, ...]:
-    """Tracked slices that a walk at slice ``n`` will never look at again: their tensors can be dropped."""
-    return tuple(sorted(past for past in tracked if (n - past) * direction > limits.reach))
+def out_of_reach(n: int, direction: Direction, tracked: Collection[int], reach: int) -> tuple[int, ...]:
+    """Tracked slices more than ``reach`` back, at which a walk at slice ``n`` will never look again: their tensors can
+    be dropped."""
+    return tuple(sorted(past for past in tracked if (n - past) * direction > reach))

@@ -23,12 +23,13 @@ ABSENT_LOGIT = -4.0
 
 def with_tracks(detections: Detections, tracks: Sequence[Track], mode: Mode) -> Detections:
     """The same findings with merged maps, and with the agreement of detector and tracker in place of the
-    detector's own."""
+    detector's own; without objects, which are in the maps by now."""
     tracked = masks_by_slice(tracks)
     agreed = detections.agreement.copy()
     for key in {*detections.maps, *tracked}:
         agreed[key] = agreement(detections.maps.get(key), tracked.get(key, ()))
-    return replace(detections, maps=merge(detections.maps, detections.presence, tracks, mode), agreement=agreed)
+    maps = merge(detections.maps, detections.presence, tracks, mode)
+    return replace(detections, maps=maps, objects={}, agreement=agreed)
 
 
 def merge(

@@ -29,7 +29,7 @@ from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.stack import SliceStack
 from MedicalSAM3Lib.structures import Progress
 from MedicalSAM3Lib.text_cache import text_cache
-from MedicalSAM3Lib.tracker import NEW_SCORE, ROWS_AT_ONCE
+from MedicalSAM3Lib.tracker import NEW_SCORE, ROWS_AT_ONCE, rows_that_fit
 from MedicalSAM3Lib.tracker_net import BoundTracker
 from MedicalSAM3Lib.tracker_steps import Recalled
 from MedicalSAM3Lib.views import thresholds
@@ -101,7 +101,7 @@ class TrackerCost:
     Attributes:
         row_s: Seconds of an object on a slice.
         row_bytes: What it leaves in the memory bank, on the device.
-        reach: Slices that a walk remembers.
+        reach: Slices that a walk remembers: seeds, and those walked last.
         growth: By how many bytes the process grew.
     """
 
@@ -248,31 +248,34 @@ def _rates(stack: SliceStack, detection_s: float, detections: Detections, subjec
 
 
 def probe_tracker(features: TrunkFeatures, subject: Subject, rows: int, n_slices: int, mask_side: int) -> TrackerCost:
-    """Take ``rows`` objects by one slice, with a memory as full as it gets in a stack of ``n_slices``."""
+    """Take ``rows`` objects, or as many as fit, by one slice, with a memory as full as it gets in a stack of
+    ``n_slices``."""
     net, runtime, meter = subject.model.model, subject.runtime, subject.meter
     numbers = [row % len(features) for row in range(rows)]
     seeding = BoundTracker(net, features, runtime)
     image = seeding.look(numbers)
     answer = seeding.take_mask(image, torch.ones(rows, mask_side, mask_side))
     memory = seeding.memorise(image, answer)
-    count, pointers = (min(most, n_slices) for most in (seeding.limits.memories, seeding.limits.pointers))
-    device = memory.device
+    limits = seeding.limits
+    count, pointers = (min(most, n_slices) for most in (limits.memories, limits.pointers))
+    rows, device = min(rows, rows_that_fit(memory[0], count)), memory.device
     recalled = Recalled(
-        memories=memory[:, None].expand(-1, count, -1, -1),
+        memories=memory[:rows, None].expand(-1, count, -1, -1),
         steps=torch.arange(count, device=device).expand(rows, -1),
-        pointers=answer.pointers[:, None].expand(-1, pointers, -1),
+        pointers=answer.pointers[:rows, None].expand(-1, pointers, -1),
         pointer_steps=torch.arange(pointers, device=device).expand(rows, -1),
         reach=pointers,
     )
 
     def step() -> None:
         fresh = BoundTracker(net, features, runtime)  # it has looked at nothing yet, as a walk on its next slice
-        image = fresh.look(numbers)
+        image = fresh.look(numbers[:rows])
         fresh.memorise(image, fresh.follow(image, recalled)).cpu()  # waits for the device
 
     meter.run(step)  # not timed: it sets up kernels
     _, seconds, growth = meter.run(step)
-    return TrackerCost(seconds / rows, memory[0].nbytes + answer.pointers[0].nbytes, seeding.limits.reach, growth)
+    row_bytes, reach = memory[0].nbytes + answer.pointers[0].nbytes, limits.seeds + limits.memory_reach
+    return TrackerCost(seconds / rows, row_bytes, reach, growth)
 
 
 def _ignore(progress: Progress) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from MedicalSAM3Lib.decide import AGREE_IOU, decide, explained
 from MedicalSAM3Lib.ladder import Batches
-from MedicalSAM3Lib.memory import Direction, MemoryLimits, out_of_reach
+from MedicalSAM3Lib.memory import Direction, MemoryLimits
 from MedicalSAM3Lib.objects import SliceObjects, iou
 from MedicalSAM3Lib.process_memory import trim
 from MedicalSAM3Lib.structures import OnProgress, Progress
@@ -46,6 +46,9 @@ SEEDS_APART = 8
 followed over more slices than it has to. Each walk holds its memories, so that they are few."""
 
 ROWS_AT_ONCE = 16
+CPU_VALUES = 1_500_000
+"""Values of memories that attention reads at once on a CPU: more gains nothing, and attention takes 70 bytes for
+each. Of the tiny model, 16 rows with seven memories took 190 MB, 8 rows take 105 MB, and each row takes as long."""
 
 STEPS_PER_TRIM = 8
 """What a step needs for a moment is much larger than the masks that it leaves, which lie between in the allocator's
@@ -133,9 +136,9 @@ def _unexplained(
     left, tracked = {}, masks_by_slice(tracks)
     for key, objects in found.items():
         masks = [mask.logits for mask in tracked.get(key, ())]
-        rest = objects.take((objects.scores >= NEW_SCORE) & ~explained(objects.logits, masks))
-        if len(rest.scores):
-            left[key] = rest
+        wanted = (objects.scores >= NEW_SCORE) & ~explained(objects.logits, masks)
+        if bool(wanted.any()):
+            left[key] = objects if bool(wanted.all()) else objects.take(wanted)  # a copy of some only
     return left
 
 
@@ -157,13 +160,24 @@ def _start(
         yield new, [Walk(new, way, n + way, logits > 0, seeds) for way in ways if 0 <= n + way < n_slices]
 
 
-def _alike(walks: Iterable[Walk], limits: MemoryLimits) -> list[list[Walk]]:
-    """Walks that remember equally much go together: attention has no mask for what is missing."""
+def _alike(walks: Iterable[Walk], limits: MemoryLimits) -> Iterator[list[Walk]]:
+    """Walks that remember equally much go together, as far as they fit: attention has no mask for what is missing."""
 
     def size(walk: Walk) -> tuple[int, int]:
         return walk.recall(limits).size
 
-    return [list(group) for _, group in groupby(sorted(walks, key=size), key=size)]
+    for (memories, _), group in groupby(sorted(walks, key=size), key=size):
+        alike = list(group)
+        most = rows_that_fit(alike[0].memory_of(next(iter(alike[0].seeds))), memories)
+        for start in range(0, len(alike), most):
+            yield alike[start : start + most]
+
+
+def rows_that_fit(memory: Tensor, count: int) -> int:
+    """How many objects attention takes at once when each recalls ``count`` memories like this one ``(L, M)``."""
+    if memory.device.type != "cpu":
+        return ROWS_AT_ONCE
+    return max(1, min(ROWS_AT_ONCE, CPU_VALUES // (count * memory.numel())))
 
 
 def _step(
@@ -193,7 +207,7 @@ def _step(
         _write(walk, new, shown)
         walk.n += walk.direction
         if new.action != "end" and 0 <= walk.n < n_slices:
-            _forget(walk, net.limits)
+            walk.forget(net.limits)
             going.append(walk)
     return going
 
@@ -219,7 +233,7 @@ def _see(
             kept[row] = remembered
     seen = []
     for row, (verdict, one) in enumerate(zip(verdicts, found, strict=True)):
-        mask = TrackedMask(logits[row], float(here[row].sigmoid() * sure[row]), is_seed=False)
+        mask = TrackedMask(logits[row].clone(), float(here[row].sigmoid() * sure[row]), is_seed=False)
         if verdict.action == "reseed" and one is not None:
             mask = TrackedMask(one.logits[verdict.object], float(one.scores[verdict.object]), is_seed=True)
         seen.append(Seen(verdict.action, verdict.is_recognised, mask, kept[row]))
@@ -248,11 +262,7 @@ def _write(walk: Walk, new: Seen, shown: Shown) -> None:
         walk.last = new.mask.logits > 0
 
 
-def _forget(walk: Walk, limits: MemoryLimits) -> None:
-    for past in out_of_reach(walk.n, walk.direction, walk.seen, limits):
-        del walk.seen[past]
-
-
 def _remember(net: TrackerNet, image: SliceImage, answer: Answer) -> list[Remembered]:
     memories = net.memorise(image, answer)
-    return [Remembered(memory, pointer) for memory, pointer in zip(memories, answer.pointers, strict=True)]
+    # Copies: a row of a batch would keep all of the batch, and its walks do not forget together.
+    return [Remembered(memory.clone(), pointer) for memory, pointer in zip(memories, answer.pointers, strict=True)]

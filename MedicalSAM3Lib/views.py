@@ -20,6 +20,7 @@ from MedicalSAM3Lib.ladder import Batches, Ladder
 from MedicalSAM3Lib.merge import with_tracks
 from MedicalSAM3Lib.offload import place_for
 from MedicalSAM3Lib.presence import PresenceSpec, SliceCalibration, VolumeRule, presence_of_volume
+from MedicalSAM3Lib.process_memory import trim
 from MedicalSAM3Lib.report import Stopwatch
 from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.stack import SliceStack
@@ -43,8 +44,8 @@ class View:
         detections: What each of them shows, with the maps that count: of the detector, the tracker, or both.
         presence: Calibrated probability ``(P,)`` that a concept is in the volume; NaN where the model's answer on
             some slice was not a number.
-        tracks: The objects that were carried through the slices that were looked at; empty where only the detector
-            was asked.
+        tracks: The objects that were carried through the slices that were looked at; empty where nobody asks for
+            them, or only the detector was asked.
     """
 
     stack: SliceStack
@@ -77,7 +78,9 @@ def look(
         RunError: Memory is full whatever was tried, or the disk is.
         Cancelled: From ``on_progress``.
     """
-    return machine.ladder.climb(lambda runtime: _look(stack, phrases, model, settings, machine, runtime))
+    view = machine.ladder.climb(lambda runtime: _look(stack, phrases, model, settings, machine, runtime))
+    trim()  # what detector and tracker needed on the way, before labels come on top of it
+    return view
 
 
 def _look(
@@ -115,7 +118,8 @@ def _look(
             rows_at_once = Batches(runtime, TRACKING, ROWS_AT_ONCE, "objects")
             tracks = track(objects, len(seen), BoundTracker(net, features, runtime), on_progress, rows_at_once)
             merged = on_all_slices(with_tracks(detections, tracks, settings.mode), keys)
-            return View(stack, merged, presence, tuple(tracks_on_all_slices(tracks, keys)))
+            followed = tuple(tracks_on_all_slices(tracks, keys)) if settings.instances else ()
+            return View(stack, merged, presence, followed)
 
 
 def look_along_all(

@@ -6,13 +6,13 @@ Shapes: B rows, s side of the masks, L and M length and width of a memory, C wid
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from MedicalSAM3Lib.decide import Action
-from MedicalSAM3Lib.memory import Direction, MemoryLimits, Recall, recall
+from MedicalSAM3Lib.memory import Direction, MemoryLimits, Recall, out_of_reach, recall
 from MedicalSAM3Lib.tracker_steps import Recalled
 
 
@@ -36,9 +36,9 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What is kept of an object on a slice: memory ``(L, M)`` and pointer ``(C,)``."""
+    """What is kept of an object on a slice: memory ``(L, M)``, None once it is out of reach, and pointer ``(C,)``."""
 
-    memory: Tensor
+    memory: Tensor | None
     pointer: Tensor
 
 
@@ -74,6 +74,19 @@ class Walk:
         """What is remembered of a slice."""
         return self.seeds[n] if n in self.seeds else self.seen[n]
 
+    def memory_of(self, n: int) -> Tensor:
+        """Memory ``(L, M)`` of a slice within reach."""
+        memory = self.of(n).memory
+        assert memory is not None, "only what no recall reads is forgotten"
+        return memory
+
+    def forget(self, limits: MemoryLimits) -> None:
+        """Drop what this walk will never look at again: memories first, which are large, then pointers."""
+        for past in out_of_reach(self.n, self.direction, self.seen, limits.reach):
+            del self.seen[past]
+        for past in out_of_reach(self.n, self.direction, self.seen, limits.memory_reach):
+            self.seen[past] = replace(self.seen[past], memory=None)
+
     @property
     def since_seed(self) -> int:
         """Slices from ``n`` to the nearest seed."""
@@ -93,8 +106,8 @@ def gather(walks: list[Walk], n_slices: int, limits: MemoryLimits) -> Recalled:
     """Stack what each walk recalls; all recall equally much."""
     chosen = [walk.recall(limits) for walk in walks]
     pairs = list(zip(walks, chosen, strict=True))
-    device = walks[0].seeds[next(iter(walks[0].seeds))].memory.device
-    memories = [torch.stack([walk.of(n).memory for n, _ in one.memories]) for walk, one in pairs]
+    memories = [torch.stack([walk.memory_of(n) for n, _ in one.memories]) for walk, one in pairs]
+    device = memories[0].device
     pointers = [[walk.of(n).pointer for n, _ in one.pointers] for walk, one in pairs]
     return Recalled(
         memories=torch.stack(memories),

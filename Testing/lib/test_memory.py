@@ -75,9 +75,9 @@ def test_without_a_seed_there_is_nothing_to_remember() -> None:
 
 
 def test_what_no_later_slice_reads_may_go() -> None:
-    assert out_of_reach(20, 1, range(0, 20), LIMITS) == (0, 1, 2, 3, 4)
-    assert out_of_reach(20, -1, range(21, 40), LIMITS) == (36, 37, 38, 39)
-    assert out_of_reach(20, 1, [], LIMITS) == ()
+    assert out_of_reach(20, 1, range(0, 20), LIMITS.reach) == (0, 1, 2, 3, 4)
+    assert out_of_reach(20, -1, range(21, 40), LIMITS.reach) == (36, 37, 38, 39)
+    assert out_of_reach(20, 1, [], LIMITS.reach) == ()
 
 
 @given(
@@ -102,5 +102,5 @@ def test_a_walk_that_forgets_recalls_the_same_as_one_that_keeps_all(
         if n not in seeds:
             kept.add(n)
             everything.add(n)
-        kept -= set(out_of_reach(n + direction, direction, kept, limits))
+        kept -= set(out_of_reach(n + direction, direction, kept, limits.reach))
     assert len(kept) <= limits.reach

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from MedicalSAM3Lib.runtime import Runtime
 from MedicalSAM3Lib.structures import Progress
 from MedicalSAM3Lib.tracker import Track, best_slices, track
 from MedicalSAM3Lib.tracker_steps import GONE, Answer, Recalled, SliceImage
+from MedicalSAM3Lib.walks import Walk
 
 SIDE = 24
 
@@ -337,13 +337,41 @@ def test_cancel_is_taken_up_before_the_next_step() -> None:
 def test_memory_is_dropped_once_attention_cannot_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
     volume = np.zeros((60, SIDE, SIDE), np.float32)
     volume[:, 4:20, 6:16] = 5.0
-    most: list[int] = []
-    original = tracker._forget
+    pointers, memories, shares = [], [], []
+    original = Walk.forget
 
-    def counting(walk: Any, limits: MemoryLimits) -> None:
+    def counting(walk: Walk, limits: MemoryLimits) -> None:
         original(walk, limits)
-        most.append(len(walk.seen))
+        kept = [one.memory for one in walk.seen.values() if one.memory is not None]
+        pointers.append(len(walk.seen))
+        memories.append(len(kept))
+        shares.extend(memory.untyped_storage().nbytes() - memory.nbytes for memory in kept)
 
-    monkeypatch.setattr(tracker, "_forget", counting)
-    run(FollowGrey(volume), {(0, 0): seen((volume[0] > 0, 0.9))})
-    assert max(most) == MemoryLimits().reach
+    monkeypatch.setattr(Walk, "forget", counting)
+    run(FollowGrey(volume), {(concept, 0): seen((volume[0] > 0, 0.9)) for concept in range(2)})
+    assert (max(pointers), max(memories)) == (MemoryLimits().reach, MemoryLimits().memory_reach)
+    assert shares
+    assert set(shares) == {0}, "a memory keeps the batch that it came with"
+
+
+def test_attention_on_a_cpu_reads_no_more_memories_at_once_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = cylinder(0, 19)
+    objects = {(concept, 0): seen((volume[0] > 0, 0.9)) for concept in range(4)}
+    net = FollowGrey(volume)
+    expected = run(net, objects)
+    assert set(net.rows) == {4}
+    one_memory = SIDE * SIDE * 2
+    monkeypatch.setattr(tracker, "CPU_VALUES", 6 * one_memory)
+    few = FollowGrey(volume)
+    for got, other in zip(run(few, objects), expected, strict=True):
+        np.testing.assert_array_equal(mask_of(got, 20), mask_of(other, 20))
+    # One memory a walk, then two and three of six that fit; at last more than fit: one walk at a time all the same.
+    assert few.rows[:5] == [4, 3, 1, 2, 2]
+    assert set(few.rows[5:]) == {1}
+
+
+def test_what_is_left_to_explain_is_no_copy_where_nothing_of_a_slice_is_explained() -> None:
+    sure, unsure = seen((disc(8, 8), 0.9)), seen((disc(8, 8), 0.9), (disc(16, 16), 0.3))
+    left = tracker._unexplained({(0, 0): sure, (0, 1): unsure}, ())
+    assert left[0, 0] is sure
+    assert left[0, 1].scores.tolist() == [pytest.approx(0.9)]
