@@ -17,7 +17,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,7 @@ from MedicalSAM3Lib.atomic import require_space, swap_folders
 from MedicalSAM3Lib.errors import OutputError, WeightsError
 from MedicalSAM3Lib.faults import fault_line
 from MedicalSAM3Lib.text import TOKENIZER_FILES, Tokenizer, load_tokenizer
+from MedicalSAM3Lib.trained_on import TrainedOn
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.model import MedicalSam3
@@ -58,6 +59,7 @@ class LoadedModel:
         card: The model card.
         phrases: Concept id to the phrases that it was trained on, the most frequent first; empty where that is not
             recorded.
+        trained_on: Kinds of images that training showed.
     """
 
     model: MedicalSam3
@@ -70,6 +72,7 @@ class LoadedModel:
     notice: str
     card: Path
     phrases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    trained_on: TrainedOn = TrainedOn()  # noqa: RUF009 - frozen, so shared without harm
 
 
 def save_model_folder(
@@ -85,6 +88,7 @@ def save_model_folder(
     demonstration_notice: str = "",
     notice: str = "",
     phrases: Mapping[str, Sequence[str]] | None = None,
+    trained_on: TrainedOn | None = None,
 ) -> None:
     """Write a model folder; it appears whole or not at all, and replaces an older one.
 
@@ -99,6 +103,7 @@ def save_model_folder(
         demonstration_notice: Not empty for a demonstration model; shown beside every result.
         notice: Shown beside every result of any other model.
         phrases: Concept id to the phrases that it was trained on, the most frequent first.
+        trained_on: Kinds of images that training showed.
 
     Raises:
         WeightsError: A weight is not finite in ``dtype``, or a tokenizer file is missing.
@@ -108,10 +113,8 @@ def save_model_folder(
 
     folder = Path(folder).absolute()
     shown = demonstration_notice or notice
-    ours: dict[str, Any] = {"name": name or folder.name, "demonstration": bool(demonstration_notice), "notice": shown}
-    if phrases:
-        ours["phrases"] = {concept: list(asked) for concept, asked in phrases.items()}
-    config = {**to_config(architecture_of(model)), _OURS: ours}
+    ours = {"name": name or folder.name, "demonstration": bool(demonstration_notice), "notice": shown}
+    config = {**to_config(architecture_of(model)), _OURS: {**ours, **_training(phrases or {}, trained_on)}}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -161,7 +164,14 @@ def load_model_folder(folder: Path | str) -> LoadedModel:
         notice=str(ours.get("notice", "")),
         card=folder / CARD_FILE,
         phrases=_phrases(ours.get("phrases", {}), folder.name),
+        trained_on=_trained_on(ours.get("trained_on", {}), folder.name),
     )
+
+
+def _training(phrases: Mapping[str, Sequence[str]], trained_on: TrainedOn | None) -> dict[str, Any]:
+    """What config.json records of the training, where it is known."""
+    asked = {"phrases": {concept: list(words) for concept, words in phrases.items()}} if phrases else {}
+    return {**asked, **({"trained_on": asdict(trained_on)} if trained_on else {})}
 
 
 def _phrases(recorded: object, folder: str) -> Mapping[str, Sequence[str]]:
@@ -170,6 +180,17 @@ def _phrases(recorded: object, folder: str) -> Mapping[str, Sequence[str]]:
     if not all(isinstance(one, list) and one and all(isinstance(text, str) and text for text in one) for one in texts):
         raise WeightsError(f"Expected lists of phrases by concept in {CONFIG_FILE} of '{folder}'; install it again.")
     return recorded  # type: ignore[return-value]
+
+
+def _trained_on(recorded: object, folder: str) -> TrainedOn:
+    kinds: dict[str, Any] = recorded if isinstance(recorded, dict) else {"": None}
+    modalities, axes = kinds.get("modalities", []), kinds.get("axes", [])
+    is_sound = set(kinds) <= {"modalities", "axes"} and isinstance(modalities, list) and isinstance(axes, list)
+    if not is_sound or not all(isinstance(one, str) for one in modalities) or not all(one in (0, 1, 2) for one in axes):
+        raise WeightsError(
+            f"Expected modalities and axes as trained_on in {CONFIG_FILE} of '{folder}'; install it again."
+        )
+    return TrainedOn(tuple(modalities), tuple(axes))
 
 
 def write_sums(folder: Path, names: Collection[str] = MODEL_FILES, file: str = SUMS_FILE) -> None:

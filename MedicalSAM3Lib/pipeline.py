@@ -34,7 +34,7 @@ from MedicalSAM3Lib.runtime import peak_memory_mb, start_peak_memory
 from MedicalSAM3Lib.sides import hold_to_sides, needs_sides
 from MedicalSAM3Lib.stack import SliceStack, prepare_all
 from MedicalSAM3Lib.structures import OnProgress, Progress, Segmentation, Volume
-from MedicalSAM3Lib.views import Machine, look_along_all, thresholds
+from MedicalSAM3Lib.views import Machine, View, look_along_all, thresholds
 from MedicalSAM3Lib.vote import median_presence, vote
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def segment_with_report(
     if len(views) > 1:
         with watch.stage("vote"):
             evidence, detections = vote(views, found, on_progress)
-    notices = [notice for reading in readings for notice in reading.notices]
+    notices = [*_unfamiliar(volume, views, model), *(notice for reading in readings for notice in reading.notices)]
     if not settings.verbatim and needs_sides(readings, found):
         with watch.stage("sides"):
             evidence = hold_to_sides(readings, found, evidence, stack, volume, notices.append)
@@ -131,6 +131,12 @@ def segment_with_report(
         notices=(*notices, *ladder.notices),
     )
     return Segmentation(layers, volume.ijk_to_lps, findings, confidence), record
+
+
+def _unfamiliar(volume: Volume, views: Sequence[View], model: LoadedModel) -> list[str]:
+    """What to tell where the model never saw such images."""
+    axes = [view.stack.axis for view in views]
+    return model.trained_on.notices(views[0].stack.modality, axes, is_picture=volume.is_2d)
 
 
 def settled(settings: SegmentSettings, model: LoadedModel) -> SegmentSettings:

@@ -26,6 +26,7 @@ from MedicalSAM3Lib.presence import Mode, PresenceSpec
 from MedicalSAM3Lib.resources import resource
 from MedicalSAM3Lib.tensor_files import read_tensors
 from MedicalSAM3Lib.text import Tokenizer
+from MedicalSAM3Lib.trained_on import TrainedOn
 from MedicalSAM3Lib.weights import load_strictly
 from Training.calibrate import RUN_MM, ask_presence, in_words
 from Training.calibration import fit_presence
@@ -80,13 +81,13 @@ def publish(run: Path, out: Path) -> str:
 
     preprocess = config.data.preprocess.model_dump(mode="json")
     manifest = read_manifest(Path(config.data.manifest))
-    phrases, notice = trained_phrases(manifest), notice_of(config, manifest)
+    phrases, kinds, notice = trained_phrases(manifest), trained_on(manifest), notice_of(config, manifest)
     said = {"demonstration_notice" if is_demonstration(config, manifest) else "notice": notice}
 
     def write(card: str, presence: PresenceSpec) -> None:
         tokenizer_folder = Path(config.model.tokenizer) if config.model.tokenizer else resource("tokenizer")
         specs = preprocess, presence.model_dump()
-        save_model_folder(out, model, tokenizer_folder, *specs, card, phrases=phrases, **said)  # type: ignore[arg-type]
+        save_model_folder(out, model, tokenizer_folder, *specs, card, phrases=phrases, trained_on=kinds, **said)  # type: ignore[arg-type]
 
     write("Not examined yet.\n", presence)
     modes = compare(out, config)
@@ -129,6 +130,13 @@ def trained_phrases(manifest: Manifest) -> dict[str, tuple[str, ...]]:
     shown = sorted({row.concept for row in manifest.rows if row.split == "train" and row.label_state == "present"})
     bank = PhraseBank(shown)
     return {concept: bank.phrases(concept) for concept in shown}
+
+
+def trained_on(manifest: Manifest) -> TrainedOn:
+    """The kinds of images that training showed."""
+    rows = [row for row in manifest.rows if row.split == "train"]
+    modalities = sorted({row.modality for row in rows if row.modality})
+    return TrainedOn(tuple(modalities), tuple(sorted({row.axis for row in rows})))
 
 
 def best_checkpoint(run: Path) -> Path:

@@ -17,6 +17,7 @@ from MedicalSAM3Lib.errors import OutputError, WeightsError
 from MedicalSAM3Lib.model import MedicalSam3
 from MedicalSAM3Lib.model_folder import MODEL_FILES, load_model_folder, save_model_folder, verify_sums, write_sums
 from MedicalSAM3Lib.resources import resource
+from MedicalSAM3Lib.trained_on import TrainedOn
 from Testing.lib.checkpoint_worlds import SIDE, small_model
 
 PREPROCESS = {"image_size": SIDE, "crop": "body"}
@@ -73,6 +74,23 @@ def test_trained_phrases_come_back_and_change_no_weight(original: Path, model: M
     before = load_model_folder(original)
     assert before.phrases == {}
     assert loaded.weights_hash == model_folder.sha256_of(tmp_path / "x" / "model.safetensors")
+
+
+def test_kinds_of_images_come_back(original: Path, model: MedicalSam3, tmp_path: Path) -> None:
+    kinds = TrainedOn(("CT", "MR"), (2,))
+    assert load_model_folder(save(tmp_path / "x", model, trained_on=kinds)).trained_on == kinds
+    assert load_model_folder(original).trained_on == TrainedOn()
+    assert load_model_folder(resource("models/tiny")).trained_on == kinds
+
+
+@pytest.mark.parametrize("recorded", [["CT"], {"modalities": "CT"}, {"modalities": [1]}, {"axes": [3]}, {"kinds": []}])
+def test_damaged_kinds_of_images_are_refused(folder: Path, recorded: object) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["medical_sam3"]["trained_on"] = recorded
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_sums(folder)
+    with pytest.raises(WeightsError, match="modalities and axes as trained_on"):
+        load_model_folder(folder)
 
 
 @pytest.mark.parametrize("recorded", [["liver"], {"liver": []}, {"liver": "liver"}, {"liver": [""]}, {"liver": [3]}])

@@ -13,6 +13,7 @@ import yaml
 from MedicalSAM3Lib.errors import InputError, WeightsError
 from MedicalSAM3Lib.model_folder import load_model_folder, verify_sums
 from MedicalSAM3Lib.presence import PresenceSpec
+from MedicalSAM3Lib.trained_on import TrainedOn
 from Testing.lib.small_world import small_config
 from Testing.training.data_world import SPEC, labelled, write_world
 from Training import publish, train
@@ -82,6 +83,7 @@ def test_a_run_becomes_a_model_folder_with_its_card_and_scores(world: Path, caps
     assert loaded.preprocess == config_of(world).data.preprocess
     assert loaded.phrases["liver"][0] == "liver"
     assert "spleen" not in loaded.phrases  # no training slice shows it
+    assert loaded.trained_on == TrainedOn(("CT",), (2,))
     presence = loaded.presence
     assert presence.volume.run_mm == publish.RUN_MM
     assert presence.volume.threshold >= presence.default.threshold
