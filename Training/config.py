@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from MedicalSAM3Lib.errors import SettingsError
+from MedicalSAM3Lib.faults import fault_line
 from MedicalSAM3Lib.preprocess import PreprocessSpec
 from Training.clips import ClipConfig
 from Training.distil import DistilConfig
@@ -251,6 +252,4 @@ def make_config(values: Any) -> TrainConfig:
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "configuration"
-        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}.") from error
+        raise SettingsError(fault_line(error.errors()[0], "configuration")) from error

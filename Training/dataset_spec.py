@@ -14,6 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from MedicalSAM3Lib.errors import SettingsError
+from MedicalSAM3Lib.faults import fault_line
 from MedicalSAM3Lib.resources import resource
 from Training.dataset_layouts import Frozen, Layout
 
@@ -222,9 +223,8 @@ def load_spec_file(path: Path) -> DatasetSpec:
     try:
         return DatasetSpec.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "file"
-        raise SettingsError(f"{path.name}: {key}: {first['msg']}; see Resources/datasets for examples.") from error
+        line = fault_line(error.errors()[0], "file")
+        raise SettingsError(f"{path.name}: {line} See Resources/datasets for examples.") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

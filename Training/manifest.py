@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from MedicalSAM3Lib.errors import InputError, OutputError
+from MedicalSAM3Lib.faults import what_is_wrong
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
@@ -153,10 +154,10 @@ def read_manifest(path: Path) -> Manifest:
         try:
             rows = _ROWS.validate_python(values)
         except ValidationError as error:
-            first = error.errors(include_context=False, include_url=False)[0]
+            first = error.errors(include_context=False, include_url=False, include_input=False)[0]
             name = ".".join(str(part) for part in first["loc"][1:]) or "row"
             raise InputError(
-                f"Row {first['loc'][0]} of {path.name}: {name}: {first['msg']}; write it again."
+                f"Row {first['loc'][0]} of {path.name}: {name}: {what_is_wrong(first)}; write it again."
             ) from error
     _check_table(table)
     return Manifest(path.parent, tuple(rows))

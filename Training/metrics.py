@@ -42,12 +42,6 @@ class PresenceCounts:
         """Fraction of absent concepts that were not found; NaN without any."""
         return self.rejected / self.absent if self.absent else math.nan
 
-    @property
-    def accuracy(self) -> float:
-        """Fraction of all decisions that were right; NaN without any."""
-        total = self.present + self.absent
-        return (self.found + self.rejected) / total if total else math.nan
-
 
 def mean_of(values: Iterable[float]) -> Mean:
     """Mean of the values that are not NaN. A missing mask is 0, not NaN, so it is never skipped."""

@@ -29,11 +29,9 @@ def test_presence_is_counted_apart_for_present_and_absent() -> None:
     assert (counts.found, counts.present, counts.rejected, counts.absent) == (1, 2, 2, 3)
     assert counts.sensitivity == 1 / 2
     assert counts.specificity == 2 / 3
-    assert counts.accuracy == 3 / 5
 
 
 def test_presence_without_cases_is_not_a_number() -> None:
     counts = presence_counts([], [])
     assert math.isnan(counts.sensitivity)
     assert math.isnan(counts.specificity)
-    assert math.isnan(counts.accuracy)
