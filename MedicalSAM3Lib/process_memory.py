@@ -30,6 +30,25 @@ def trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+class Trimmer:
+    """Trims whenever the process has grown by ``growth_bytes`` since: what was freed cannot pile up beyond that.
+
+    Its first call trims; what work of that size costs is much more than a trim, and getting the pages again.
+    """
+
+    def __init__(self, growth_bytes: int) -> None:
+        self._growth, self._mark = growth_bytes, -growth_bytes
+
+    def __call__(self) -> None:
+        """Trim if it is time."""
+        now = resident_bytes() or 0
+        if now >= self._mark + self._growth:
+            trim()
+            self._mark = resident_bytes() or 0
+        else:
+            self._mark = min(self._mark, now)
+
+
 def peak_bytes() -> int | None:
     """Most memory that the process ever had, in bytes; None where the system does not tell."""
     peak = _status("VmHWM") or _resource_peak()

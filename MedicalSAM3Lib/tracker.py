@@ -30,7 +30,7 @@ from MedicalSAM3Lib.decide import AGREE_IOU, decide, explained
 from MedicalSAM3Lib.ladder import Batches
 from MedicalSAM3Lib.memory import Direction, MemoryLimits
 from MedicalSAM3Lib.objects import SliceObjects, iou
-from MedicalSAM3Lib.process_memory import trim
+from MedicalSAM3Lib.process_memory import Trimmer
 from MedicalSAM3Lib.structures import OnProgress, Progress
 from MedicalSAM3Lib.tracker_steps import Answer, Recalled, SliceImage
 from MedicalSAM3Lib.walks import Remembered, Seen, Track, TrackedMask, Walk, gather, masks_by_slice
@@ -50,9 +50,9 @@ CPU_VALUES = 1_500_000
 """Values of memories that attention reads at once on a CPU: more gains nothing, and attention takes 70 bytes for
 each. Of the tiny model, 16 rows with seven memories took 190 MB, 8 rows take 105 MB, and each row takes as long."""
 
-STEPS_PER_TRIM = 8
-"""What a step needs for a moment is much larger than the masks that it leaves, which lie between in the allocator's
-pages: left alone, these grew by 180 MB over 90 slices."""
+MOST_FREED = 50_000_000
+"""Bytes. What a step needs for a moment is much larger than the masks that it leaves, which lie between in the
+allocator's pages: left alone, these grew by 180 MB over 90 slices."""
 
 Shown = dict[tuple[int, int], list[tuple[Track, Tensor]]]
 """(concept, slice) to the tracks that are there, with their logits."""
@@ -98,6 +98,7 @@ def track(
     left = _unexplained(objects, ())
     tracks: list[Track] = []
     shown: Shown = {}
+    trim = Trimmer(MOST_FREED)
     while left:
         walks: list[Walk] = []
         first = len(tracks)
@@ -106,13 +107,10 @@ def track(
                 tracks.append(new)
                 shown.setdefault((concept, n), []).append((new, new.masks[n].logits))
                 walks += ways
-        step = 0
         while walks:
-            if step % STEPS_PER_TRIM == 0:
-                trim()
+            trim()
             on_progress(Progress(STAGE, len(objects) - len(left), len(objects)))
             walks = _step(walks, objects, shown, n_slices, net, rows_at_once)
-            step += 1
         left = _unexplained(left, tracks[first:])
     on_progress(Progress(STAGE, len(objects), len(objects)))
     return tracks

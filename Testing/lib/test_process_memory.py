@@ -10,7 +10,7 @@ import pytest
 from MedicalSAM3Lib import meter as meters
 from MedicalSAM3Lib import process_memory as module
 from MedicalSAM3Lib.meter import Meter
-from MedicalSAM3Lib.process_memory import marked_peak_bytes, peak_bytes, resident_bytes, set_mark_back
+from MedicalSAM3Lib.process_memory import Trimmer, marked_peak_bytes, peak_bytes, resident_bytes, set_mark_back
 
 KB = 1024
 
@@ -62,6 +62,35 @@ def test_where_the_mark_stays_the_meter_takes_the_arithmetic(says, tmp_path: Pat
     assert not set_mark_back()
     assert meter.run(lambda: "done", 7)[::2] == ("done", 7)
     assert Meter(None).run(lambda: "done", 7)[::2] == ("done", 7)
+
+
+def test_memory_is_trimmed_at_first_and_whenever_it_has_grown_enough_since(says, monkeypatch) -> None:
+    trimmed: list[str] = []
+    trim = Trimmer(100 * KB)
+
+    def grows_to(before: int, after: int) -> None:
+        """A step ends with so much; a trim leaves so much."""
+        says(now=before, peak=900)
+        monkeypatch.setattr(module, "trim", lambda: (trimmed.append(f"at {before}"), says(now=after, peak=900)))
+        trim()
+
+    grows_to(500, 300)
+    grows_to(399, 0)  # not yet
+    grows_to(400, 350)
+    grows_to(449, 0)
+    grows_to(200, 0)  # what was in use is gone: growth counts from here
+    grows_to(300, 250)
+    assert trimmed == ["at 500", "at 400", "at 300"]
+
+
+def test_a_system_that_tells_nothing_is_trimmed_once(says, monkeypatch) -> None:
+    trimmed: list[int] = []
+    monkeypatch.setattr(module, "trim", lambda: trimmed.append(1))
+    monkeypatch.setattr(module, "_resource_peak", lambda: None)
+    trim = Trimmer(100 * KB)
+    trim()
+    trim()
+    assert trimmed == [1]
 
 
 def test_a_system_without_a_status_file_tells_the_peak_or_nothing(says, monkeypatch) -> None:
