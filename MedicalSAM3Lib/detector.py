@@ -173,7 +173,8 @@ def _detect_pairs(
         detections.maps[key] = fused
         if question.with_objects:
             logits = fused.logits.to(instances)
-            detections.objects[key] = objects_of(instances, scores, logits, fused.weight, CONFIDENT)
+            objects = objects_of(instances, scores, logits, fused.weight, CONFIDENT)
+            detections.objects[key] = objects.sharing(fused.logits)
 
 
 def _pairs(n_rows: int, n_concepts: int) -> tuple[Tensor, Tensor]:

@@ -111,3 +111,12 @@ def out_of_reach(n: int, direction: Direction, tracked: Collection[int], reach: 
     """Tracked slices more than ``reach`` back, at which a walk at slice ``n`` will never look again: their tensors can
     be dropped."""
     return tuple(sorted(past for past in tracked if (n - past) * direction > reach))
+
+
+def seeds_out_of_reach(seeds: Collection[int], limits: MemoryLimits) -> tuple[int, ...]:
+    """Seeds at which neither walk of a track will ever look again: those far from both its ends.
+
+    All seeds of a track lie behind both of its walks, and new ones come at the two ends.
+    """
+    most = max(limits.seeds, limits.memory_reach)
+    return tuple(sorted(seeds)[most:-most])

@@ -44,6 +44,11 @@ class SliceObjects:
         """Those of ``index`` (numbers or a mask)."""
         return SliceObjects(self.logits[index], self.scores[index])
 
+    def sharing(self, logits: Tensor) -> SliceObjects:
+        """The same; where the one object is the whole map ``(s, s)``, as it often is, with the map's memory."""
+        is_whole = len(self.logits) == 1 and torch.equal(self.logits[0], logits)
+        return SliceObjects(logits[None], self.scores) if is_whole else self
+
 
 def objects_of(instances: Tensor, scores: Tensor, fused: Tensor, weight: float, confident: float) -> SliceObjects:
     """Split what the detector says of a pair into objects.

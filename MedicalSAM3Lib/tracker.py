@@ -46,9 +46,9 @@ SEEDS_APART = 8
 followed over more slices than it has to. Each walk holds its memories, so that they are few."""
 
 ROWS_AT_ONCE = 16
-CPU_VALUES = 1_500_000
-"""Values of memories that attention reads at once on a CPU: more gains nothing, and attention takes 70 bytes for
-each. Of the tiny model, 16 rows with seven memories took 190 MB, 8 rows take 105 MB, and each row takes as long."""
+CPU_VALUES = 800_000
+"""Values of memories that attention reads at once on a CPU: more gains little, and attention takes 70 bytes for
+each. Of the tiny model, 16 rows with seven memories took 190 MB, 4 rows take 57 MB, and each row takes as long."""
 
 MOST_FREED = 50_000_000
 """Bytes. What a step needs for a moment is much larger than the masks that it leaves, which lie between in the

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from MedicalSAM3Lib.decide import Action
-from MedicalSAM3Lib.memory import Direction, MemoryLimits, Recall, out_of_reach, recall
+from MedicalSAM3Lib.memory import Direction, MemoryLimits, Recall, out_of_reach, recall, seeds_out_of_reach
 from MedicalSAM3Lib.tracker_steps import Recalled
 
 
@@ -86,6 +86,8 @@ class Walk:
             del self.seen[past]
         for past in out_of_reach(self.n, self.direction, self.seen, limits.memory_reach):
             self.seen[past] = replace(self.seen[past], memory=None)
+        for seed in seeds_out_of_reach(self.seeds, limits):
+            del self.seeds[seed]
 
     @property
     def since_seed(self) -> int:

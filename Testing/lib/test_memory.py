@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from MedicalSAM3Lib.memory import Direction, MemoryLimits, nearest_seeds, out_of_reach, recall
+from MedicalSAM3Lib.memory import Direction, MemoryLimits, nearest_seeds, out_of_reach, recall, seeds_out_of_reach
 
 LIMITS = MemoryLimits()
 SMALL = MemoryLimits(memories=3, seeds=2, pointers=4)
@@ -104,3 +104,31 @@ def test_a_walk_that_forgets_recalls_the_same_as_one_that_keeps_all(
             everything.add(n)
         kept -= set(out_of_reach(n + direction, direction, kept, limits.reach))
     assert len(kept) <= limits.reach
+
+
+def test_seeds_in_the_middle_of_a_track_may_go() -> None:
+    assert seeds_out_of_reach(range(12), LIMITS) == ()
+    assert seeds_out_of_reach(range(0, 45, 3), LIMITS) == (18, 21, 24)
+
+
+@given(
+    lengths=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+    reseeded=st.sets(st.integers(10, 90), max_size=60),
+    limits=st.builds(MemoryLimits, st.integers(1, 9), st.integers(1, 5), st.integers(1, 18)),
+)
+def test_both_walks_of_a_track_recall_the_same_without_the_seeds_between_them(
+    lengths: tuple[int, int], reseeded: set[int], limits: MemoryLimits
+) -> None:
+    every, kept, tracked = {50}, {50}, set[int]()
+    ways: tuple[tuple[Direction, int], ...] = ((1, lengths[0]), (-1, lengths[1]))
+    for step in range(1, max(lengths) + 1):
+        here = [50 + direction * step for direction, length in ways if step <= length]
+        for direction, length in ways:
+            if step <= length:
+                n = 50 + direction * step
+                assert recall(n, direction, kept, tracked, limits) == recall(n, direction, every, tracked, limits)
+        every |= reseeded.intersection(here)
+        kept |= reseeded.intersection(here)
+        tracked |= set(here) - reseeded
+        kept -= set(seeds_out_of_reach(kept, limits))
+    assert len(kept) <= 2 * max(limits.seeds, limits.memory_reach)

@@ -57,6 +57,20 @@ def test_nothing_is_no_object() -> None:
     assert len(none.scores) == 0
 
 
+def test_an_object_that_is_the_whole_map_lies_where_the_map_does() -> None:
+    whole = logits(box(0, 5))[0].half()
+    alone = found(0.7, box(0, 5)).sharing(whole)
+    assert alone.logits.data_ptr() == whole.data_ptr()
+    assert torch.equal(alone.logits, logits(box(0, 5)).half())
+    assert alone.scores.tolist() == pytest.approx([0.7])
+    for objects in (
+        found(0.7, box(0, 4)),
+        found(0.7, box(0, 5), box(8, 12)),
+        SliceObjects(logits(box(0, 5))[:0], torch.zeros(0)),
+    ):
+        assert objects.sharing(whole) is objects
+
+
 def test_there_is_an_end_to_objects() -> None:
     single = torch.eye(MOST_OBJECTS + 3).view(-1, 1, MOST_OBJECTS + 3) > 0
     instances, scores = torch.where(single, 4.0, -4.0), torch.linspace(0.9, 0.6, len(single))
