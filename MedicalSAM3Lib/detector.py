@@ -18,6 +18,7 @@ from torch import Tensor
 from MedicalSAM3Lib.features import TrunkFeatures
 from MedicalSAM3Lib.fusion import CONFIDENT, Rule, SliceMap, agreement, fuse_slice, queries_that_count
 from MedicalSAM3Lib.ladder import Batches
+from MedicalSAM3Lib.mask_file import MaskFile
 from MedicalSAM3Lib.model import MedicalSam3, Slices, TextFeatures
 from MedicalSAM3Lib.objects import SliceObjects, objects_of
 from MedicalSAM3Lib.presence import SliceCalibration
@@ -100,9 +101,14 @@ def encode_text(
 
 
 def detect(
-    features: TrunkFeatures, net: MedicalSam3, question: Question, runtime: Runtime, on_progress: OnProgress
+    features: TrunkFeatures,
+    net: MedicalSam3,
+    question: Question,
+    runtime: Runtime,
+    on_progress: OnProgress,
+    masks: MaskFile | None = None,
 ) -> Detections:
-    """Ask for every concept on every slice.
+    """Ask for every concept on every slice; ``masks`` keeps what is found, all in memory by default.
 
     Raises:
         MemoryFull: There is no memory for a single pair.
@@ -111,6 +117,7 @@ def detect(
     n_concepts, n_slices = len(question.text.tokens), len(features)
     unknown = np.full((n_concepts, n_slices), np.nan)
     detections = Detections(unknown, unknown.copy(), {})
+    masks = masks or MaskFile()
     at_once = pairs_at_once(net, question.text, runtime)
     batches_of_pairs = Batches(runtime, STAGE, at_once, "pairs of slice and concept")
 
@@ -126,7 +133,7 @@ def detect(
         def detect_pairs(pairs: slice) -> None:
             on_progress(Progress(STAGE, batch.start, n_slices))
             with runtime.computing():
-                _detect_pairs(net, shared, question, rows[pairs], concepts[pairs], batch.start, detections)
+                _detect_pairs(net, shared, question, rows[pairs], concepts[pairs], batch.start, detections, masks)
 
         batches_of_pairs.each(0, len(rows), detect_pairs)
 
@@ -143,6 +150,7 @@ def _detect_pairs(
     concepts: Tensor,
     first_slice: int,
     detections: Detections,
+    kept: MaskFile,
 ) -> None:
     """Decode pairs (row of the slices, concept) and write their answers into ``detections``."""
     device = question.text.tokens.device
@@ -170,11 +178,11 @@ def _detect_pairs(
             detections.presence[key] = np.nan
             continue
         detections.agreement[key] = agreement(instances, scores, semantic)
-        detections.maps[key] = fused
+        detections.maps[key] = fused = replace(fused, logits=kept.keep(fused.logits))
         if question.with_objects:
             logits = fused.logits.to(instances)
             objects = objects_of(instances, scores, logits, fused.weight, CONFIDENT)
-            detections.objects[key] = objects.sharing(fused.logits)
+            detections.objects[key] = objects.kept(fused.logits, kept.keep)
 
 
 def _pairs(n_rows: int, n_concepts: int) -> tuple[Tensor, Tensor]:

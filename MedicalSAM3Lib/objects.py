@@ -12,6 +12,7 @@ Shapes: Q queries, k objects, s side of the model's masks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,10 +45,11 @@ class SliceObjects:
         """Those of ``index`` (numbers or a mask)."""
         return SliceObjects(self.logits[index], self.scores[index])
 
-    def sharing(self, logits: Tensor) -> SliceObjects:
-        """The same; where the one object is the whole map ``(s, s)``, as it often is, with the map's memory."""
-        is_whole = len(self.logits) == 1 and torch.equal(self.logits[0], logits)
-        return SliceObjects(logits[None], self.scores) if is_whole else self
+    def kept(self, whole: Tensor, keep: Callable[[Tensor], Tensor]) -> SliceObjects:
+        """The same with logits that ``keep`` stores; where the one object is the whole map ``(s, s)``, as it often is,
+        with the map's memory."""
+        is_whole = len(self.logits) == 1 and torch.equal(self.logits[0], whole)
+        return SliceObjects(whole[None] if is_whole else keep(self.logits), self.scores)
 
 
 def objects_of(instances: Tensor, scores: Tensor, fused: Tensor, weight: float, confident: float) -> SliceObjects:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,13 +37,15 @@ class Trimmer:
     Its first call trims; what work of that size costs is much more than a trim, and getting the pages again.
     """
 
-    def __init__(self, growth_bytes: int) -> None:
-        self._growth, self._mark = growth_bytes, -growth_bytes
+    def __init__(self, growth_bytes: int, let_go: Callable[[], None]) -> None:
+        """``let_go`` is called with each trim, for what else can be given back."""
+        self._growth, self._mark, self._let_go = growth_bytes, -growth_bytes, let_go
 
     def __call__(self) -> None:
         """Trim if it is time."""
         now = resident_bytes() or 0
         if now >= self._mark + self._growth:
+            self._let_go()
             trim()
             self._mark = resident_bytes() or 0
         else:

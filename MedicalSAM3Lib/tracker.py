@@ -28,6 +28,7 @@ from torch import Tensor
 
 from MedicalSAM3Lib.decide import AGREE_IOU, decide, explained
 from MedicalSAM3Lib.ladder import Batches
+from MedicalSAM3Lib.mask_file import MaskFile
 from MedicalSAM3Lib.memory import Direction, MemoryLimits
 from MedicalSAM3Lib.objects import SliceObjects, iou
 from MedicalSAM3Lib.process_memory import Trimmer
@@ -46,9 +47,9 @@ SEEDS_APART = 8
 followed over more slices than it has to. Each walk holds its memories, so that they are few."""
 
 ROWS_AT_ONCE = 16
-CPU_VALUES = 800_000
-"""Values of memories that attention reads at once on a CPU: more gains little, and attention takes 70 bytes for
-each. Of the tiny model, 16 rows with seven memories took 190 MB, 4 rows take 57 MB, and each row takes as long."""
+CPU_VALUES = 1_500_000
+"""Values of memories that attention reads at once on a CPU: more gains nothing, and attention takes 70 bytes for
+each. Of the tiny model, 16 rows with seven memories took 190 MB, 8 rows take 105 MB, and each row takes as long."""
 
 MOST_FREED = 50_000_000
 """Bytes. What a step needs for a moment is much larger than the masks that it leaves, which lie between in the
@@ -82,6 +83,7 @@ def track(
     net: TrackerNet,
     on_progress: OnProgress,
     rows_at_once: Batches,
+    masks: MaskFile | None = None,
 ) -> list[Track]:
     """Follow all detected objects.
 
@@ -91,6 +93,7 @@ def track(
         net: The tracker.
         on_progress: Called before every step; ``done`` counts explained detections. May raise ``Cancelled``.
         rows_at_once: How many objects the network takes at once, ``ROWS_AT_ONCE`` to begin with.
+        masks: Keeps those of the tracks, all in memory by default.
 
     Raises:
         MemoryFull: There is no memory for a single object.
@@ -98,7 +101,8 @@ def track(
     left = _unexplained(objects, ())
     tracks: list[Track] = []
     shown: Shown = {}
-    trim = Trimmer(MOST_FREED)
+    masks = masks or MaskFile()
+    trim = Trimmer(MOST_FREED, masks.let_go)
     while left:
         walks: list[Walk] = []
         first = len(tracks)
@@ -110,7 +114,7 @@ def track(
         while walks:
             trim()
             on_progress(Progress(STAGE, len(objects) - len(left), len(objects)))
-            walks = _step(walks, objects, shown, n_slices, net, rows_at_once)
+            walks = _step(walks, objects, shown, n_slices, net, rows_at_once, masks)
         left = _unexplained(left, tracks[first:])
     on_progress(Progress(STAGE, len(objects), len(objects)))
     return tracks
@@ -185,6 +189,7 @@ def _step(
     n_slices: int,
     net: TrackerNet,
     rows_at_once: Batches,
+    masks: MaskFile,
 ) -> list[Walk]:
     """Take all walks by one slice; returns those that go on.
 
@@ -202,7 +207,7 @@ def _step(
     going = []
     seen = [(walk, replace(new, action="end") if _has_met(walk, new, shown) else new) for walk, new in seen]
     for walk, new in seen:
-        _write(walk, new, shown)
+        _write(walk, new, shown, masks)
         walk.n += walk.direction
         if new.action != "end" and 0 <= walk.n < n_slices:
             walk.forget(net.limits)
@@ -231,7 +236,7 @@ def _see(
             kept[row] = remembered
     seen = []
     for row, (verdict, one) in enumerate(zip(verdicts, found, strict=True)):
-        mask = TrackedMask(logits[row].clone(), float(here[row].sigmoid() * sure[row]), is_seed=False)
+        mask = TrackedMask(logits[row], float(here[row].sigmoid() * sure[row]), is_seed=False)
         if verdict.action == "reseed" and one is not None:
             mask = TrackedMask(one.logits[verdict.object], float(one.scores[verdict.object]), is_seed=True)
         seen.append(Seen(verdict.action, verdict.is_recognised, mask, kept[row]))
@@ -247,7 +252,7 @@ def _has_met(walk: Walk, new: Seen, shown: Shown) -> bool:
     return bool((iou(new.mask.logits > 0, torch.stack(others)) >= AGREE_IOU).any())
 
 
-def _write(walk: Walk, new: Seen, shown: Shown) -> None:
+def _write(walk: Walk, new: Seen, shown: Shown, masks: MaskFile) -> None:
     """Put what was seen into the track and into its memory."""
     if new.action == "end":
         return
@@ -255,9 +260,10 @@ def _write(walk: Walk, new: Seen, shown: Shown) -> None:
     memory = walk.seeds if new.action == "reseed" else walk.seen
     memory[walk.n] = new.kept
     if new.action != "wait":
-        walk.track.masks[walk.n] = new.mask
-        shown.setdefault((walk.track.concept, walk.n), []).append((walk.track, new.mask.logits))
-        walk.last = new.mask.logits > 0
+        logits = new.mask.logits if new.mask.is_seed else masks.keep(new.mask.logits.clone())  # of one row alone
+        walk.track.masks[walk.n] = replace(new.mask, logits=logits)
+        shown.setdefault((walk.track.concept, walk.n), []).append((walk.track, logits))
+        walk.last = logits > 0
 
 
 def _remember(net: TrackerNet, image: SliceImage, answer: Answer) -> list[Remembered]:

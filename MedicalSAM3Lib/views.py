@@ -14,9 +14,10 @@ import numpy as np
 from MedicalSAM3Lib.config import SegmentSettings
 from MedicalSAM3Lib.detector import Detections, Question, detect, encode_text
 from MedicalSAM3Lib.evidence import StackEvidence
-from MedicalSAM3Lib.feature_cache import FeatureCache
+from MedicalSAM3Lib.feature_cache import FeatureCache, memory_budget
 from MedicalSAM3Lib.features import cached_features
 from MedicalSAM3Lib.ladder import Batches, Ladder
+from MedicalSAM3Lib.mask_file import MaskFile
 from MedicalSAM3Lib.merge import with_tracks
 from MedicalSAM3Lib.offload import place_for
 from MedicalSAM3Lib.presence import PresenceSpec, SliceCalibration, VolumeRule, presence_of_volume
@@ -33,6 +34,9 @@ from MedicalSAM3Lib.tracker_net import BoundTracker
 
 if TYPE_CHECKING:
     from MedicalSAM3Lib.model_folder import LoadedModel
+
+MASKS_OF_BUDGET = 0.25
+"""As much as this part of the budget for features may masks take before they, too, go into a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ def _look(
     assert settings.mode != "auto", "the pipeline settles it"
     net, watch, on_progress = model.model, machine.watch, machine.on_progress
     keys = key_slices(stack, settings)
-    seen = stack.take(keys)
+    seen, masks = stack.take(keys), MaskFile(MASKS_OF_BUDGET * memory_budget(settings.memory_budget_gb))
     calibration, volume_rule = thresholds(model.presence, stack.modality, settings)
     ids, mask = model.tokenizer.encode(phrases)
     with watch.stage("features"):
@@ -106,7 +110,7 @@ def _look(
             text = encode_text(net, ids, mask, runtime, text_cache(model.weights_hash, runtime.device, runtime.dtype))
             place_for("detector", net, runtime)
             question = Question(text, calibration, settings.rule, with_objects=settings.mode != "detect")
-            detections = detect(features, net, question, runtime, on_progress)
+            detections = detect(features, net, question, runtime, on_progress, masks)
             on_slices = presence_between(detections.presence, keys)
             presence = np.array([presence_of_volume(row, stack.slice_mm, volume_rule) for row in on_slices])
         if settings.mode == "detect":
@@ -116,9 +120,11 @@ def _look(
             objects = {key: one for key, one in detections.objects.items() if key[0] in found}
             place_for("tracker", net, runtime)
             rows_at_once = Batches(runtime, TRACKING, ROWS_AT_ONCE, "objects")
-            tracks = track(objects, len(seen), BoundTracker(net, features, runtime), on_progress, rows_at_once)
+            bound = BoundTracker(net, features, runtime)
+            tracks = track(objects, len(seen), bound, on_progress, rows_at_once, masks)
             merged = on_all_slices(with_tracks(detections, tracks, settings.mode), keys)
             followed = tuple(tracks_on_all_slices(tracks, keys)) if settings.instances else ()
+            masks.let_go()
             return View(stack, merged, presence, followed)
 
 

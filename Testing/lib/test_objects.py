@@ -57,18 +57,18 @@ def test_nothing_is_no_object() -> None:
     assert len(none.scores) == 0
 
 
-def test_an_object_that_is_the_whole_map_lies_where_the_map_does() -> None:
+def test_an_object_that_is_the_whole_map_lies_where_the_map_does_and_any_other_is_kept() -> None:
     whole = logits(box(0, 5))[0].half()
-    alone = found(0.7, box(0, 5)).sharing(whole)
+    alone = found(0.7, box(0, 5)).kept(whole, torch.clone)
     assert alone.logits.data_ptr() == whole.data_ptr()
     assert torch.equal(alone.logits, logits(box(0, 5)).half())
     assert alone.scores.tolist() == pytest.approx([0.7])
-    for objects in (
-        found(0.7, box(0, 4)),
-        found(0.7, box(0, 5), box(8, 12)),
-        SliceObjects(logits(box(0, 5))[:0], torch.zeros(0)),
-    ):
-        assert objects.sharing(whole) is objects
+    none = SliceObjects(logits(box(0, 5))[:0], torch.zeros(0))
+    for objects in (found(0.7, box(0, 4)), found(0.7, box(0, 5), box(8, 12)), none):
+        stored: list[Tensor] = []
+        kept = objects.kept(whole, lambda one, stored=stored: stored.append(one.clone()) or stored[0])
+        assert kept.logits is stored[0]
+        assert torch.equal(kept.logits, objects.logits)
 
 
 def test_there_is_an_end_to_objects() -> None:

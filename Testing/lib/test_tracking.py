@@ -17,6 +17,7 @@ from MedicalSAM3Lib import views
 from MedicalSAM3Lib.architecture import Architecture
 from MedicalSAM3Lib.config import make_settings
 from MedicalSAM3Lib.errors import Cancelled, SettingsError
+from MedicalSAM3Lib.mask_file import MaskFile
 from MedicalSAM3Lib.memory import MemoryLimits
 from MedicalSAM3Lib.model_folder import LoadedModel
 from MedicalSAM3Lib.overlap import dice
@@ -187,3 +188,22 @@ def test_the_real_network_runs_through_all_stages(mode: str, speed: str) -> None
     assert [finding.phrase for finding in result.findings] == ["liver", "spleen"]
     assert all(finding.state in ("found", "not_found") for finding in result.findings)
     assert result.layers[0].shape == (12, 48, 48)
+
+
+@with_bright_tracker
+@pytest.mark.parametrize("mode", ["detect", "track", "fuse"])
+def test_masks_beyond_the_memory_budget_lie_in_a_file_and_change_nothing(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, _ = rod(dim=(5, 6))
+    settings = make_settings(speed="exact", mode=mode)
+    whole = segment(volume, ["rod"], oracle(), settings)
+    opened: list[int] = []
+    add_chunk = MaskFile._add_chunk
+    monkeypatch.setattr(MaskFile, "_add_chunk", lambda masks: (opened.append(1), add_chunk(masks))[1])
+    monkeypatch.setattr(views, "MASKS_OF_BUDGET", 0.0)
+    divided = segment(volume, ["rod"], oracle(), settings)
+    assert opened
+    assert divided.findings == whole.findings
+    for one, other in zip(divided.layers, whole.layers, strict=True):
+        np.testing.assert_array_equal(one, other)
