@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from MedicalSAM3Lib.evidence import Evidence, Patch, common_box
+from MedicalSAM3Lib.layers import Where, add_to_first_free
 
 Rule = Literal["union", "top1"]
 
@@ -25,8 +26,6 @@ CONFIDENT = 0.5
 """Score (query probability times presence) above which an instance counts; SAM3's own threshold."""
 
 _MOST_LOGIT = 30.0
-
-Where = tuple[int | slice, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +154,7 @@ def label(
         for concept, held in held_by:
             mask = held.values > 0
             where: Where = (n, *held.box)
-            _add_to_first_free(layers, where, mask, concept + 1)
+            add_to_first_free(layers, where, mask, concept + 1)
             voxels[concept] += int(np.count_nonzero(mask))
             total[concept] += float(held.values.sum(dtype=np.float64))
             if confidence_map is not None:
@@ -216,14 +215,5 @@ def _each_in_one_layer(layers: list[np.ndarray], concepts: Sequence[int]) -> tup
         mask = np.zeros(layers[0].shape, bool)
         for layer in layers:
             mask |= layer == concept + 1
-        layer_of[concept] = _add_to_first_free(gathered, (), mask, concept + 1)
+        layer_of[concept] = add_to_first_free(gathered, (), mask, concept + 1)
     return gathered, layer_of
-
-
-def _add_to_first_free(layers: list[np.ndarray], where: Where, mask: np.ndarray, label: int) -> int:
-    """Put a mask at a part of the first layer where it covers no other there; returns the number of that layer."""
-    number = next((number for number, layer in enumerate(layers) if not layer[where][mask].any()), len(layers))
-    if number == len(layers):
-        layers.append(np.zeros_like(layers[0]))
-    layers[number][where][mask] = label
-    return number

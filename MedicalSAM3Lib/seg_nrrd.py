@@ -81,11 +81,6 @@ def write_layers(
         )
 
 
-def header_of(segmentation: Segmentation) -> dict[str, str]:
-    """The key/value pairs of the header, as 3D Slicer writes them."""
-    return _header(segmentation.layers[0].shape, _lines_of(segmentation))
-
-
 def _lines_of(segmentation: Segmentation) -> list[SegmentLine]:
     lines = []
     for segment in segments_of(segmentation.findings):
@@ -96,6 +91,7 @@ def _lines_of(segmentation: Segmentation) -> list[SegmentLine]:
 
 
 def _header(shape_kji: tuple[int, ...], lines: Sequence[SegmentLine]) -> dict[str, str]:
+    """The key/value pairs of the header, as 3D Slicer writes them."""
     k, j, i = shape_kji
     header = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",

@@ -14,6 +14,7 @@ import numpy as np
 import vtk
 from slicer.i18n import tr as _
 
+from MedicalSAM3Lib.layers import add_to_first_free
 from MedicalSAM3Lib.seg_nrrd import SegmentLine, write_layers
 
 from .grid import LABELMAP, Box, arrayOf, ijkToSegmentation, matrixOf, offset
@@ -108,12 +109,7 @@ def _pack(case: CaseCopy) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
     for label, segment in enumerate(case.segments, start=1):
         k0, k1, j0, j1, i0, i1 = segment.box
         box = slice(k0, k1), slice(j0, j1), slice(i0, i1)
-        free = (number for number, layer in enumerate(layers) if not layer[box][segment.crop].any())
-        at = next(free, len(layers))
-        if at == len(layers):
-            layers.append(np.zeros(case.shapeKji, whole))
-        layers[at][box][segment.crop] = label
-        places.append((at, label))
+        places.append((add_to_first_free(layers, box, segment.crop, label), label))
     return layers, places
 
 

@@ -64,6 +64,14 @@ def save_small_model(folder: Path) -> Path:
     return folder
 
 
+def save_foreign_model(folder: Path) -> Path:
+    """The same in another layout: sizes and weights as Hugging Face has them, without what makes it ours."""
+    from MedicalSAM3Lib.model_folder import SUMS_FILE
+
+    (save_small_model(folder) / SUMS_FILE).unlink()
+    return folder
+
+
 def ball_hu(shape_kji: tuple[int, int, int] = (6, 40, 40)) -> np.ndarray:
     """Air with a ball of soft tissue in the middle: float32 HU."""
     axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in shape_kji), indexing="ij")

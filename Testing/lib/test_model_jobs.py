@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from MedicalSAM3Lib import model_jobs, registry
 from MedicalSAM3Lib.errors import OutputError
-from MedicalSAM3Lib.model_folder import CARD_FILE, SUMS_FILE
-from Testing.lib.small_world import save_small_model
+from MedicalSAM3Lib.model_folder import CARD_FILE
+from Testing.lib.small_world import save_foreign_model, save_small_model
 
 SLOW = """
 import sys, time
@@ -39,10 +39,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path)
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of another layout: sizes and weights, without what makes it ours."""
-    folder = save_small_model(tmp_path_factory.mktemp("foreign") / "weights")
-    (folder / SUMS_FILE).unlink()
-    return folder
+    return save_foreign_model(tmp_path_factory.mktemp("foreign") / "weights")
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from MedicalSAM3.MedicalSAM3Slicer import engine_child, local_engine, weights_fi
 from MedicalSAM3.MedicalSAM3Slicer.logic import EngineSettings, MedicalSAM3Logic
 from MedicalSAM3.MedicalSAM3Slicer.task import ThreadTask, UserError
 from MedicalSAM3Lib import registry
-from MedicalSAM3Lib.model_folder import CARD_FILE, SUMS_FILE
-from Testing.lib.small_world import save_small_model
+from MedicalSAM3Lib.model_folder import CARD_FILE
+from Testing.lib.small_world import save_foreign_model
 from Testing.server.live import environment
 from Testing.slicer.engine_world import until
 from Testing.slicer.harness.using import type_text, use, wait_for
@@ -34,10 +34,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as Hugging Face has it."""
-    folder = save_small_model(tmp_path_factory.mktemp("foreign") / "My weights")
-    (folder / SUMS_FILE).unlink()
-    return folder
+    return save_foreign_model(tmp_path_factory.mktemp("foreign") / "My weights")
 
 
 @pytest.fixture
